@@ -1,0 +1,32 @@
+# `make lab` builds and proves the whole fleet on this machine; `make test` checks everything.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+ENV ?= lab
+PLAYBOOK := .venv/bin/ansible-playbook
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+.venv/.locked: requirements.txt pyproject.toml
+	@bin/bootstrap
+
+venv: .venv/.locked ## set up the control environment in .venv
+
+lab: lab-up ## boot the lab, converge it, prove a DAG runs on every pool
+	$(PLAYBOOK) -i inventories/lab site.yml
+	$(PLAYBOOK) -i inventories/lab ansible/playbooks/prove-fleet.yml
+
+lab-up: .venv/.locked ## boot the lab's machines without converging them
+	$(PLAYBOOK) -i inventories/lab ansible/playbooks/create-lab.yml
+
+lab-down: .venv/.locked ## stop and remove the lab's machines; caches stay
+	$(PLAYBOOK) -i inventories/lab ansible/playbooks/destroy-lab.yml
+
+lab-status: .venv/.locked ## list the lab's machines
+	$(PLAYBOOK) -i inventories/lab ansible/playbooks/list-lab.yml
+
+lab-ssh: .venv/.locked ## open a shell on a machine: make lab-ssh HOST=web1
+	@.venv/bin/ansible-inventory -i inventories/lab --host "$(HOST)" >/dev/null && \
+	 ssh -i /var/lib/airfleet/lab/ssh/id_ed25519 -o UserKnownHostsFile=/var/lib/airfleet/lab/ssh/known_hosts \
+	 "fleet@$$(.venv/bin/ansible-inventory -i inventories/lab --host "$(HOST)" | .venv/bin/python -c 'import json,sys; print(json.load(sys.stdin)["ansible_host"])')"

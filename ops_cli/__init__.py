@@ -1,0 +1,1 @@
+"""The `ops` command: runs on the control node and talks to the fleet over SSH."""
