@@ -3,7 +3,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 ENV ?= lab
-PLAYBOOK := .venv/bin/ansible-playbook
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+PLAYBOOK := ansible-playbook
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -30,3 +31,30 @@ lab-ssh: .venv/.locked ## open a shell on a machine: make lab-ssh HOST=web1
 	@.venv/bin/ansible-inventory -i inventories/lab --host "$(HOST)" >/dev/null && \
 	 ssh -i /var/lib/airfleet/lab/ssh/id_ed25519 -o UserKnownHostsFile=/var/lib/airfleet/lab/ssh/known_hosts \
 	 "fleet@$$(.venv/bin/ansible-inventory -i inventories/lab --host "$(HOST)" | .venv/bin/python -c 'import json,sys; print(json.load(sys.stdin)["ansible_host"])')"
+
+test: test-lint test-unit test-config test-lab ## everything: lint, unit, config and lab tests
+
+test-lint: .venv/.locked ## ruff, mypy, yamllint, ansible-lint, shellcheck
+	ruff check .
+	ruff format --check .
+	mypy
+	yamllint --strict .
+	ansible-lint
+
+test-unit: .venv/.locked ## pure Python, no machine
+	pytest -q tests/unit
+
+test-config: .venv/.locked ## every rendered file through its own checker
+	pytest -q tests/config
+
+test-lab: lab ## the lab, proved by testinfra
+	pytest -q tests/lab
+
+test-bench: lab ## the figures the README quotes
+	pytest -q -s tests/bench
+
+molecule: lab-up ## one role alone on its own machine: make molecule ROLE=postgres
+	cd roles/$(ROLE) && molecule test
+
+vault: .venv/.locked ## fill inventories/$(ENV)'s vault with fresh secrets: make vault ENV=production
+	$(PLAYBOOK) -i inventories/$(ENV) ansible/playbooks/create-vault.yml
