@@ -41,7 +41,7 @@ class Host:
     address: str
     tier: str
     user: str | None = None
-    port: int = 22
+    port: int | None = None
     identity_file: str | None = None
     known_hosts: str | None = None
     jump: str | None = None
@@ -146,7 +146,7 @@ def _host(env: str, name: str, tier: str, variables: Mapping[str, Any]) -> Host:
         tier=tier,
         address=login["ansible_host"] or name,
         user=login["ansible_user"],
-        port=int(login["ansible_port"] or 22),
+        port=int(login["ansible_port"]) if login["ansible_port"] else None,
         identity_file=login["ansible_ssh_private_key_file"] or login["ansible_private_key_file"],
         known_hosts=options.get("userknownhostsfile"),
         jump=options.get("proxyjump"),

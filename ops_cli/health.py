@@ -1,0 +1,194 @@
+"""Decides from the hosts' reports whether the fleet is healthy; pure, so that every rule is tested without SSH."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from ops_cli.errors import ExitCode
+from ops_cli.inventory import Host
+
+DISK_LIMIT_PERCENT = 90
+
+Report = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One host as seen now: its `ops-agent status` report, or why there is none."""
+
+    host: Host
+    reachable: bool
+    report: Report
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class FleetStatus:
+    """The whole environment as seen now."""
+
+    env: str
+    observations: Sequence[Observation]
+
+    @cached_property
+    def problems(self) -> list[str]:
+        """Return one line for each thing that is wrong: what, where, and the next command to type."""
+        lines = [line for seen in self.observations for line in _host_problems(self.env, seen)]
+        return [*lines, *_queue_problems(self), *_scheduler_problems(self), *_dag_problems(self)]
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """An unreachable host wins over a degraded fleet: what it runs is unknown."""
+        if any(not seen.reachable for seen in self.observations):
+            return ExitCode.UNREACHABLE
+        return ExitCode.CHECK_FAILED if self.problems else ExitCode.DONE
+
+    @property
+    def active_schedulers(self) -> list[str]:
+        """Names of the hosts whose scheduler has a fresh heartbeat in the metadata database."""
+        return [_host_name(self, name) for name in self.database.get("schedulers") or []]
+
+    @property
+    def standby_schedulers(self) -> list[str]:
+        """Names of the other reachable scheduler hosts."""
+        active = self.active_schedulers
+        hosts = [seen.host for seen in self.observations if seen.reachable]
+        return [host.name for host in hosts if host.tier == "scheduler" and host.name not in active]
+
+    @property
+    def database(self) -> Report:
+        """What the database host's probe found; empty if there is no answer."""
+        return self._first("postgres")
+
+    @property
+    def broker(self) -> Report:
+        """What the broker host's probe found; empty if there is no answer."""
+        return self._first("rabbitmq")
+
+    @property
+    def dags(self) -> Report:
+        """DAG count and import errors; empty on a fleet without Airflow."""
+        return self.database.get("dags") or {}
+
+    def _first(self, probe: str) -> Report:
+        return next((seen.report[probe] for seen in self.observations if seen.report.get(probe)), {})
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the document that `ops status --format json` prints."""
+        return {
+            "env": self.env,
+            "healthy": not self.problems,
+            "problems": self.problems,
+            "scheduler": {
+                "active": next(iter(self.active_schedulers), None),
+                "standby": self.standby_schedulers,
+            },
+            "hosts": [_host_json(seen) for seen in self.observations],
+            "queues": [dict(queue) for queue in self.broker.get("queues", [])],
+            "database": {key: value for key, value in self.database.items() if key not in {"dags", "schedulers"}},
+            "dags": {
+                "total": self.dags.get("total"),
+                "import_errors": self.dags.get("import_errors"),
+                "import_error_files": self.dags.get("import_error_files", []),
+            },
+        }
+
+
+def _host_json(seen: Observation) -> dict[str, Any]:
+    return {
+        "name": seen.host.name,
+        "tier": seen.host.tier,
+        "address": seen.host.address,
+        "reachable": seen.reachable,
+        "units": [{"name": unit["name"], "state": unit["state"]} for unit in seen.report.get("units", [])],
+        "failed_units": seen.report.get("failed_units", []),
+        "versions": seen.report.get("versions", {}),
+        "share": seen.report.get("share"),
+        "disks": seen.report.get("disks", []),
+    }
+
+
+def _type(env: str, hosts: str, command: str) -> str:
+    return f"type: .venv/bin/ansible -i inventories/{env} {hosts} -ba '{command}'"
+
+
+def _host_problems(env: str, seen: Observation) -> Iterator[str]:
+    name, report = seen.host.name, seen.report
+    if not seen.reachable:
+        yield f"{name} ({seen.host.address}) is unreachable: {seen.error}; type: ssh -v {seen.host.address}"
+        return
+    if seen.error:
+        repair = f".venv/bin/ansible-playbook -i inventories/{env} site.yml --tags ops_agent --limit {name}"
+        yield f"{name}: ops-agent gave no report ({_line(seen.error)}); type: {repair}"
+        return
+    yield from _unit_problems(env, name, report)
+    for disk in report.get("disks", []):
+        if disk["used_percent"] > DISK_LIMIT_PERCENT:
+            look = _type(env, name, f"du -xh --max-depth=2 --threshold=200M {disk['path']}")
+            yield f"{name}: the disk of {disk['path']} is {disk['used_percent']} % full; {look}"
+    if share := report.get("share"):
+        if not share["mounted"]:
+            look = _type(env, name, f"systemctl status --lines=20 {share['unit']}")
+            yield f"{name}: the DAG share is not mounted at {share['path']}; {look}"
+        elif not share["responding"]:
+            look = _type(env, "share", "systemctl --failed")
+            yield f"{name}: the DAG share at {share['path']} does not respond; {look}"
+    for probe, error in report.get("errors", {}).items():
+        yield f"{name}: the {probe} probe failed: {_line(error)}; {_type(env, name, 'ops-agent status')}"
+
+
+def _unit_problems(env: str, name: str, report: Report) -> Iterator[str]:
+    expected = set()
+    for unit in report.get("units", []):
+        expected.add(unit["name"])
+        if unit["state"] != unit["expected"]:
+            look = _type(env, name, f"journalctl -n 50 -u {unit['name']}")
+            yield f"{name}: {unit['name']} is {unit['state']}, should be {unit['expected']}; {look}"
+    for unit_name in report.get("failed_units", []):
+        if unit_name not in expected:
+            yield f"{name}: {unit_name} has failed; {_type(env, name, f'journalctl -n 50 -u {unit_name}')}"
+
+
+def _queue_problems(status: FleetStatus) -> Iterator[str]:
+    broker = next((seen.host.name for seen in status.observations if seen.report.get("rabbitmq")), "")
+    consumers = {queue["name"]: queue["consumers"] for queue in status.broker.get("queues", [])}
+    for queue in status.broker.get("expected_queues", []):
+        if not consumers.get(queue):
+            look = _type(status.env, "worker", "systemctl is-active airflow-worker")
+            yield f"{broker}: queue {queue} has no consumer, its tasks wait; {look}"
+    for alarm in status.broker.get("alarms", []):
+        look = _type(status.env, broker, "rabbitmq-diagnostics alarms")
+        yield f"{broker}: RabbitMQ blocks publishers, alarm {alarm}; {look}"
+
+
+def _scheduler_problems(status: FleetStatus) -> Iterator[str]:
+    if not status.database:
+        return
+    active = status.active_schedulers
+    if len(active) > 1:
+        look = _type(status.env, "scheduler", "systemctl status --lines=0 airflow-scheduler")
+        yield f"{len(active)} schedulers are active, {' and '.join(active)}, should be 1; {look}"
+    if not active:
+        hosts = ", ".join(seen.host.name for seen in status.observations if seen.host.tier == "scheduler")
+        look = _type(status.env, "scheduler", "journalctl -n 50 -u airflow-scheduler")
+        yield f"no scheduler is active on {hosts}: none has a fresh heartbeat in the database; {look}"
+
+
+def _dag_problems(status: FleetStatus) -> Iterator[str]:
+    if count := status.dags.get("import_errors"):
+        files = ", ".join(status.dags.get("import_error_files", []))
+        host = next(iter(status.active_schedulers), "scheduler")
+        look = _type(status.env, host, "airflow dags list-import-errors")
+        yield f"{count} DAG file{'s' * (count > 1)} cannot be imported: {files}; {look}"
+
+
+def _host_name(status: FleetStatus, hostname: str) -> str:
+    """Airflow records what the host calls itself: a short name, a full one, or an address."""
+    for seen in status.observations:
+        if hostname in {seen.host.name, seen.host.address} or hostname.split(".", maxsplit=1)[0] == seen.host.name:
+            return seen.host.name
+    return hostname
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,90 @@
+"""Draws a FleetStatus for a terminal, tier by tier."""
+
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ops_cli.health import FleetStatus, Observation
+from ops_cli.inventory import TIERS
+
+_GOOD, _BAD, _DIM = "green", "bold red", "dim"
+
+
+def fleet(status: FleetStatus) -> RenderableType:
+    """Return the whole picture: a table for the hosts, the figures, the problems last, where the eye ends up."""
+    parts: list[RenderableType] = [_hosts(status), Text()]
+    parts += [_figures(status), Text(), _verdict(status)]
+    return Group(*parts)
+
+
+def _hosts(status: FleetStatus) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("tier", "host", "address", "units", "versions", "share", "disk"):
+        table.add_column(heading, overflow="fold", no_wrap=heading in {"tier", "host", "address", "disk"})
+    for tier in TIERS:
+        for index, seen in enumerate(seen for seen in status.observations if seen.host.tier == tier):
+            table.add_row("" if index else tier, *_host(seen))
+    return table
+
+
+def _host(seen: Observation) -> list[RenderableType]:
+    report = seen.report
+    if not report:
+        reason = "no report" if seen.reachable else "unreachable"
+        return [Text(seen.host.name, _BAD), seen.host.address, Text(reason, _BAD)]
+    versions = ", ".join(f"{name} {version}" for name, version in report.get("versions", {}).items())
+    disks = ", ".join(f"{disk['used_percent']} %" for disk in report.get("disks", []))
+    return [seen.host.name, seen.host.address, _units(report), Text(versions, _DIM), _share(report), disks]
+
+
+def _units(report: Any) -> Text:
+    lines = []
+    for unit in report.get("units", []):
+        good = unit["state"] == unit["expected"]
+        lines.append(Text(f"{unit['name'].removesuffix('.service')} {unit['state']}", _GOOD if good else _BAD))
+    known = {unit["name"] for unit in report.get("units", [])}
+    lines += [Text(f"{name} failed", _BAD) for name in report.get("failed_units", []) if name not in known]
+    return Text("\n").join(lines)
+
+
+def _share(report: Any) -> Text:
+    share = report.get("share")
+    if not share:
+        return Text("")
+    if share["mounted"] and share["responding"]:
+        return Text("mounted", _GOOD)
+    return Text("hangs" if share["mounted"] else "not mounted", _BAD)
+
+
+def _figures(status: FleetStatus) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    active, standby = status.active_schedulers, status.standby_schedulers
+    table.add_row("scheduler", f"{', '.join(active) or 'none'} active; standby {', '.join(standby) or 'none'}")
+    for queue in status.broker.get("queues", []):
+        counts = f"{queue['ready']} ready, {queue['unacked']} unacked, {queue['consumers']} consumers"
+        table.add_row(f"queue {queue['name']}", counts)
+    if database := status.database:
+        table.add_row("database", _database(database))
+    if dags := status.dags:
+        table.add_row("dags", f"{dags['total']} in all, {dags['import_errors']} import errors")
+    return table
+
+
+def _database(database: Any) -> str:
+    states = database["connections"]
+    detail = ", ".join(f"{count} {state}" for state, count in states.items())
+    return (
+        f"PostgreSQL {database['version']}, {database['size_bytes'] / 1e6:.0f} MB, "
+        f"{sum(states.values())} of {database['max_connections']} connections ({detail})"
+    )
+
+
+def _verdict(status: FleetStatus) -> Text:
+    if not status.problems:
+        return Text(f"{status.env} is healthy", _GOOD)
+    lines = [Text(f"{len(status.problems)} problem{'s' * (len(status.problems) > 1)} in {status.env}", _BAD)]
+    return Text("\n").join([*lines, *(Text(f"- {problem}") for problem in status.problems)])
