@@ -115,7 +115,8 @@ def _type(env: str, hosts: str, command: str) -> str:
 def _host_problems(env: str, seen: Observation) -> Iterator[str]:
     name, report = seen.host.name, seen.report
     if not seen.reachable:
-        yield f"{name} ({seen.host.address}) is unreachable: {seen.error}; type: ssh -v {seen.host.address}"
+        look = f"type: .venv/bin/ansible -i inventories/{env} {name} -m ansible.builtin.ping -vvv"
+        yield f"{name} ({seen.host.address}) is unreachable: {_line(seen.error)}; {look}"
         return
     if seen.error:
         repair = f".venv/bin/ansible-playbook -i inventories/{env} site.yml --tags ops_agent --limit {name}"

@@ -58,7 +58,7 @@ def _lab_is_up(inventory: inventories.Inventory) -> None:
 
 def _silent(host: inventories.Host) -> str | None:
     try:
-        with socket.create_connection((host.address, host.port), timeout=3) as connection:
+        with socket.create_connection((host.address, host.port or 22), timeout=3) as connection:
             connection.settimeout(3)
             answers = connection.recv(4) == b"SSH-"
     except OSError:

@@ -1,0 +1,27 @@
+"""The `ops-agent` command: what `ops` runs on a host. Standard library only, and one module a verb."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ops_agent import settings, status
+
+
+def run(words: Sequence[str] | None = None) -> int:
+    """Run one verb and return its exit code: 0 done, 1 failed, 2 usage."""
+    parser = argparse.ArgumentParser(prog="ops-agent", description=__doc__)
+    parser.add_argument("--settings", type=Path, default=settings.DIRECTORY, help="directory of agent.json")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verb = verbs.add_parser("status", help="print what this host runs and how it is")
+    verb.add_argument("--json", action="store_true", help="on one line, for `ops`; otherwise indented")
+    arguments = parser.parse_args(words)
+    try:
+        host = settings.load(arguments.settings)
+    except (OSError, ValueError, KeyError) as error:
+        sys.stderr.write(f"ops-agent: {arguments.settings}/agent.json: {error!r}; converge role ops_agent\n")
+        return 1
+    sys.stdout.write(json.dumps(status.collect(host), indent=None if arguments.json else 2) + "\n")
+    sys.stdout.flush()
+    return 0

@@ -1,0 +1,42 @@
+"""What this host is meant to run; role ops_agent writes it to /etc/ops-agent/agent.json."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+DIRECTORY = Path("/etc/ops-agent")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A systemd unit and the ActiveState it should be in."""
+
+    name: str
+    state: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One host's part in the fleet."""
+
+    tier: str
+    units: tuple[Unit, ...]
+    probes: tuple[str, ...]
+    share_path: str
+    rabbitmq_url: str
+    rabbitmq_password_file: Path
+    queues: tuple[str, ...]
+
+
+def load(directory: Path = DIRECTORY) -> Settings:
+    """Read the settings; raise OSError if there are none, ValueError or KeyError if they are damaged."""
+    raw = json.loads((directory / "agent.json").read_text(encoding="utf-8"))
+    return Settings(
+        tier=raw["tier"],
+        units=tuple(Unit(unit["name"], unit["state"]) for unit in raw["units"]),
+        probes=tuple(raw["probes"]),
+        share_path=raw["share_path"],
+        rabbitmq_url=raw["rabbitmq_url"],
+        rabbitmq_password_file=directory / "rabbitmq_password",
+        queues=tuple(raw["queues"]),
+    )
