@@ -127,15 +127,22 @@ def _host_problems(env: str, seen: Observation) -> Iterator[str]:
         if disk["used_percent"] > DISK_LIMIT_PERCENT:
             look = _type(env, name, f"du -xh --max-depth=2 --threshold=200M {disk['path']}")
             yield f"{name}: the disk of {disk['path']} is {disk['used_percent']} % full; {look}"
-    if share := report.get("share"):
-        if not share["mounted"]:
-            look = _type(env, name, f"systemctl status --lines=20 {share['unit']}")
-            yield f"{name}: the DAG share is not mounted at {share['path']}; {look}"
-        elif not share["responding"]:
-            look = _type(env, "share", "systemctl --failed")
-            yield f"{name}: the DAG share at {share['path']} does not respond; {look}"
+    wrong = {unit["name"] for unit in report.get("units", []) if unit["state"] != unit["expected"]}
+    # A unit that is down explains its mount and its probe: nobody is told twice of one cause.
+    if (share := report.get("share")) and share["unit"] not in wrong:
+        yield from _share_problems(env, name, share)
     for probe, error in report.get("errors", {}).items():
-        yield f"{name}: the {probe} probe failed: {_line(error)}; {_type(env, name, 'ops-agent status')}"
+        if not wrong:
+            yield f"{name}: the {probe} probe failed: {_line(error)}; {_type(env, name, 'ops-agent status')}"
+
+
+def _share_problems(env: str, name: str, share: Report) -> Iterator[str]:
+    if not share["mounted"]:
+        look = _type(env, name, f"systemctl restart {share['unit']}")
+        yield f"{name}: the DAG share is not mounted at {share['path']}; {look}"
+    elif not share["responding"]:
+        look = _type(env, "share", "systemctl --failed")
+        yield f"{name}: the DAG share at {share['path']} does not respond; {look}"
 
 
 def _unit_problems(env: str, name: str, report: Report) -> Iterator[str]:

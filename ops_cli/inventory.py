@@ -113,6 +113,8 @@ def _list(env: str, home: Path) -> dict[str, Any]:
     command: list[str | Path] = [binary, "-i", home / "inventories" / env, "--list"]
     settings = os.environ | {
         "ANSIBLE_CONFIG": str(home / "ansible.cfg"),
+        # Otherwise a file with a mistake is a warning and a smaller fleet.
+        "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "True",
         "ANSIBLE_NOCOLOR": "1",
         "ANSIBLE_VERBOSITY": "0",
     }

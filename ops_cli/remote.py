@@ -51,6 +51,7 @@ def ask(hosts: Sequence[Host], command: str, *, timeout_seconds: float) -> list[
 class _Call:
     def __init__(self, host: Host, command: str, timeout_seconds: float) -> None:
         self.host = host
+        self.connection = _connection(host)
         self.command = command
         self.timeout_seconds = timeout_seconds
         self.login_over = Event()
@@ -65,15 +66,14 @@ class _Call:
             self.over.set()
 
     def _run(self) -> None:
-        connection = _connection(self.host)
         try:
-            connection.open()
+            self.connection.open()
         except (OSError, EOFError, paramiko.SSHException) as error:
             self.reply = Reply(self.host, reachable=False, error=_reason(self.host, error))
             return
         self.login_over.set()
         try:
-            done = connection.run(
+            done = self.connection.run(
                 self.command, hide=True, warn=True, in_stream=False, encoding="utf-8", timeout=self.timeout_seconds
             )
         except CommandTimedOut:
@@ -82,7 +82,7 @@ class _Call:
             self.reply = Reply(self.host, reachable=False, error=_reason(self.host, error))
             return
         finally:
-            connection.close()
+            self.connection.close()
         failure = "" if done.ok else done.stderr.strip() or f"exit code {done.exited}"
         self.reply = Reply(self.host, reachable=True, stdout=done.stdout, error=failure)
 

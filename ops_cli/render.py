@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ops_cli.health import FleetStatus, Observation
+from ops_cli.health import DISK_LIMIT_PERCENT, FleetStatus, Observation
 from ops_cli.inventory import TIERS
 
 _GOOD, _BAD, _DIM = "green", "bold red", "dim"
@@ -35,8 +35,7 @@ def _host(seen: Observation) -> list[RenderableType]:
         reason = "no report" if seen.reachable else "unreachable"
         return [Text(seen.host.name, _BAD), seen.host.address, Text(reason, _BAD)]
     versions = ", ".join(f"{name} {version}" for name, version in report.get("versions", {}).items())
-    disks = ", ".join(f"{disk['used_percent']} %" for disk in report.get("disks", []))
-    return [seen.host.name, seen.host.address, _units(report), Text(versions, _DIM), _share(report), disks]
+    return [seen.host.name, seen.host.address, _units(report), Text(versions, _DIM), _share(report), _disk(report)]
 
 
 def _units(report: Any) -> Text:
@@ -56,6 +55,13 @@ def _share(report: Any) -> Text:
     if share["mounted"] and share["responding"]:
         return Text("mounted", _GOOD)
     return Text("hangs" if share["mounted"] else "not mounted", _BAD)
+
+
+def _disk(report: Any) -> Text:
+    fullest = max((disk["used_percent"] for disk in report.get("disks", [])), default=None)
+    if fullest is None:
+        return Text("")
+    return Text(f"{fullest} %", _BAD if fullest > DISK_LIMIT_PERCENT else "")
 
 
 def _figures(status: FleetStatus) -> Table:
@@ -87,4 +93,6 @@ def _verdict(status: FleetStatus) -> Text:
     if not status.problems:
         return Text(f"{status.env} is healthy", _GOOD)
     lines = [Text(f"{len(status.problems)} problem{'s' * (len(status.problems) > 1)} in {status.env}", _BAD)]
-    return Text("\n").join([*lines, *(Text(f"- {problem}") for problem in status.problems)])
+    # The command on a line of its own, never folded, so that it can be copied.
+    lines += [Text("- " + problem.replace("; type: ", "\n    ")) for problem in status.problems]
+    return Text("\n", no_wrap=True, overflow="ignore").join(lines)

@@ -36,6 +36,11 @@ def status(
 
     Asks all hosts at once; a host that is down delays the answer by at most 5 seconds. Exits with 0 if the fleet is
     healthy, 4 if something is wrong, 3 if a host is unreachable.
+
+    Healthy means: every unit is in the state the inventory asks for and none has failed, exactly one scheduler has a
+    fresh heartbeat, every pool's queue has a consumer, the share is mounted and answers wherever DAGs are read, no DAG
+    file fails to import, no disk is over 90 % full. The JSON has the keys env, healthy, problems, scheduler, hosts,
+    queues, database and dags.
     """
     console = _console()
     if watch and (output is Format.JSON or not console.is_terminal):

@@ -1,0 +1,216 @@
+import copy
+from typing import Any
+
+import pytest
+
+from ops_cli.errors import ExitCode
+from ops_cli.health import FleetStatus, Observation
+from ops_cli.inventory import Host
+
+TIERS = {
+    "lb1": "lb",
+    "web1": "web",
+    "sched1": "scheduler",
+    "sched2": "scheduler",
+    "cpu1": "worker",
+    "mq1": "broker",
+    "pg1": "database",
+    "nfs1": "share",
+}
+SHARE = {"path": "/srv/airflow/dags", "unit": "srv-airflow-dags.mount", "mounted": True, "responding": True}
+RABBITMQ = {
+    "queues": [{"name": "cpu", "ready": 3, "unacked": 1, "consumers": 1}],
+    "expected_queues": ["cpu"],
+    "alarms": [],
+}
+POSTGRES = {
+    "version": "17.6",
+    "connections": {"active": 1, "idle": 4},
+    "max_connections": 100,
+    "size_bytes": 9_000_000,
+    "schedulers": ["sched1"],
+    "dags": {"total": 2, "import_errors": 0, "import_error_files": []},
+}
+
+
+def reports() -> dict[str, dict[str, Any]]:
+    healthy = {
+        name: {
+            "units": [{"name": f"{tier}.service", "state": "active", "expected": "active"}],
+            "failed_units": [],
+            "versions": {"debian": "13.1"},
+            "disks": [{"path": "/", "used_percent": 40}],
+            "errors": {},
+        }
+        for name, tier in TIERS.items()
+    }
+    healthy["web1"]["share"] = SHARE
+    healthy["mq1"]["rabbitmq"] = RABBITMQ
+    healthy["pg1"]["postgres"] = POSTGRES
+    return copy.deepcopy(healthy)
+
+
+def status(answers: dict[str, dict[str, Any]], **errors: str) -> FleetStatus:
+    """Build a status; a host without an answer is unreachable, one with an error gave no report."""
+    seen = [
+        Observation(
+            Host(name, f"10.0.0.{number}", tier),
+            reachable=name in answers or name in errors,
+            report=answers.get(name, {}),
+            error=errors.get(name, ""),
+        )
+        for number, (name, tier) in enumerate(TIERS.items())
+    ]
+    return FleetStatus("lab", seen)
+
+
+def only_problem(answers: dict[str, dict[str, Any]]) -> str:
+    found = status(answers)
+    assert found.exit_code is ExitCode.CHECK_FAILED
+    (problem,) = found.problems
+    assert "; type: .venv/bin/ansible -i inventories/lab " in problem
+    return problem
+
+
+def test_healthy_fleet_has_no_problem() -> None:
+    found = status(reports())
+    assert found.problems == []
+    assert found.exit_code is ExitCode.DONE
+
+
+def test_unit_in_the_wrong_state_is_named_with_its_journal() -> None:
+    answers = reports()
+    answers["cpu1"]["units"][0]["state"] = "failed"
+    answers["cpu1"]["failed_units"] = ["worker.service"]
+    problem = only_problem(answers)
+    assert problem.startswith("cpu1: worker.service is failed, should be active")
+    assert problem.endswith("cpu1 -ba 'journalctl -n 50 -u worker.service'")
+
+
+def test_running_unit_that_should_be_stopped_is_a_problem() -> None:
+    answers = reports()
+    answers["sched2"]["units"][0]["expected"] = "inactive"
+    assert only_problem(answers).startswith("sched2: scheduler.service is active, should be inactive")
+
+
+def test_failed_unit_outside_the_fleet_is_a_problem() -> None:
+    answers = reports()
+    answers["lb1"]["failed_units"] = ["cron.service"]
+    assert only_problem(answers).startswith("lb1: cron.service has failed")
+
+
+def test_queue_without_consumer_is_a_problem() -> None:
+    answers = reports()
+    answers["mq1"]["rabbitmq"]["queues"][0]["consumers"] = 0
+    assert only_problem(answers).startswith("mq1: queue cpu has no consumer")
+
+
+def test_queue_that_was_never_declared_is_a_problem() -> None:
+    answers = reports()
+    answers["mq1"]["rabbitmq"]["expected_queues"] = ["cpu", "io"]
+    assert only_problem(answers).startswith("mq1: queue io has no consumer")
+
+
+def test_broker_alarm_is_a_problem() -> None:
+    answers = reports()
+    answers["mq1"]["rabbitmq"]["alarms"] = ["disk"]
+    assert "alarm disk" in only_problem(answers)
+
+
+@pytest.mark.parametrize(
+    ("schedulers", "text"), [([], "no scheduler is active on sched1, sched2"), (["sched1", "sched2"], "should be 1")]
+)
+def test_any_number_of_active_schedulers_but_one_is_a_problem(schedulers: list[str], text: str) -> None:
+    answers = reports()
+    answers["pg1"]["postgres"]["schedulers"] = schedulers
+    assert text in only_problem(answers)
+
+
+@pytest.mark.parametrize("hostname", ["sched2", "sched2.example.org", "10.0.0.3"])
+def test_active_scheduler_is_known_by_any_of_its_names(hostname: str) -> None:
+    answers = reports()
+    answers["pg1"]["postgres"]["schedulers"] = [hostname]
+    found = status(answers)
+    assert (found.active_schedulers, found.standby_schedulers) == (["sched2"], ["sched1"])
+
+
+def test_share_that_is_not_mounted_is_a_problem() -> None:
+    answers = reports()
+    answers["web1"]["share"] |= {"mounted": False, "responding": False}
+    assert only_problem(answers).startswith("web1: the DAG share is not mounted at /srv/airflow/dags")
+
+
+def test_share_that_hangs_is_a_problem() -> None:
+    answers = reports()
+    answers["web1"]["share"]["responding"] = False
+    assert "does not respond" in only_problem(answers)
+
+
+def test_mount_unit_that_is_down_is_told_once() -> None:
+    answers = reports()
+    answers["web1"]["units"].append({"name": SHARE["unit"], "state": "inactive", "expected": "active"})
+    answers["web1"]["share"] |= {"mounted": False, "responding": False}
+    assert only_problem(answers).startswith("web1: srv-airflow-dags.mount is inactive")
+
+
+def test_import_errors_are_counted_and_named() -> None:
+    answers = reports()
+    answers["pg1"]["postgres"]["dags"] |= {"import_errors": 1, "import_error_files": ["bad.py"]}
+    assert only_problem(answers).startswith("1 DAG file cannot be imported: bad.py")
+
+
+@pytest.mark.parametrize(("percent", "problems"), [(90, 0), (91, 1)])
+def test_disk_is_a_problem_above_ninety_percent(percent: int, problems: int) -> None:
+    answers = reports()
+    answers["nfs1"]["disks"][0]["used_percent"] = percent
+    assert len(status(answers).problems) == problems
+
+
+def test_probe_error_is_a_problem() -> None:
+    answers = reports()
+    answers["lb1"]["errors"] = {"versions": "dpkg-query: no answer\nwithin 2 s"}
+    assert only_problem(answers).startswith("lb1: the versions probe failed: dpkg-query: no answer within 2 s")
+
+
+def test_probe_error_of_a_service_that_is_down_is_told_once() -> None:
+    answers = reports()
+    answers["mq1"]["units"][0]["state"] = "inactive"
+    del answers["mq1"]["rabbitmq"]
+    answers["mq1"]["errors"] = {"rabbitmq": "connection refused"}
+    assert only_problem(answers).startswith("mq1: broker.service is inactive")
+
+
+def test_host_without_an_agent_is_degraded_not_unreachable() -> None:
+    answers = reports()
+    del answers["lb1"]
+    found = status(answers, lb1="sudo: ops-agent: command not found")
+    assert found.exit_code is ExitCode.CHECK_FAILED
+    assert "ops-agent gave no report" in found.problems[0]
+    assert found.problems[0].endswith("site.yml --tags ops_agent --limit lb1")
+
+
+def test_unreachable_host_wins_over_a_degraded_fleet() -> None:
+    answers = reports()
+    del answers["cpu1"]
+    answers["lb1"]["failed_units"] = ["cron.service"]
+    found = status(answers)
+    assert found.exit_code is ExitCode.UNREACHABLE
+    assert any(problem.startswith("cpu1 (10.0.0.4) is unreachable") for problem in found.problems)
+
+
+def test_unreachable_database_is_told_once() -> None:
+    answers = reports()
+    del answers["pg1"]
+    assert len(status(answers).problems) == 1
+
+
+def test_json_has_the_promised_keys() -> None:
+    document = status(reports()).as_json()
+    assert set(document) == {"env", "healthy", "problems", "scheduler", "hosts", "queues", "database", "dags"}
+    assert document["healthy"] is True
+    assert document["scheduler"] == {"active": "sched1", "standby": ["sched2"]}
+    assert {"name", "tier", "address", "reachable", "units"} <= set(document["hosts"][0])
+    assert document["hosts"][0]["units"] == [{"name": "lb.service", "state": "active"}]
+    assert document["queues"] == [{"name": "cpu", "ready": 3, "unacked": 1, "consumers": 1}]
+    assert document["database"]["max_connections"] == 100
+    assert document["dags"] == {"total": 2, "import_errors": 0, "import_error_files": []}
