@@ -16,7 +16,7 @@ SET default_transaction_read_only = on;
 SET statement_timeout = '2s';
 SELECT to_regclass('public.dag') IS NOT NULL AS has_airflow \gset
 SELECT json_build_object(
-  'version', current_setting('server_version'),
+  'version', split_part(current_setting('server_version'), ' ', 1),
   'max_connections', current_setting('max_connections')::int,
   'size_bytes', pg_database_size(current_database()),
   'connections', (

@@ -13,10 +13,13 @@ _GOOD, _BAD, _DIM = "green", "bold red", "dim"
 
 
 def fleet(status: FleetStatus) -> RenderableType:
-    """Return the whole picture: a table for the hosts, the figures, the problems last, where the eye ends up."""
-    parts: list[RenderableType] = [_hosts(status), Text()]
-    parts += [_figures(status), Text(), _verdict(status)]
-    return Group(*parts)
+    """Return the whole picture for a scrolling terminal: the problems last, where the eye ends up."""
+    return Group(_hosts(status), Text(), _figures(status), Text(), _verdict(status))
+
+
+def screen(status: FleetStatus) -> RenderableType:
+    """Return the whole picture for a screen that cuts off what is too long: the problems first."""
+    return Group(_verdict(status), Text(), _figures(status), Text(), _hosts(status))
 
 
 def _hosts(status: FleetStatus) -> Table:

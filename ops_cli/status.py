@@ -77,7 +77,7 @@ def observe(reply: remote.Reply) -> health.Observation:
 def _watch(fleet: inventory.Inventory, console: Console) -> None:
     with Live(console=console, auto_refresh=False, screen=True) as live:
         while True:
-            live.update(render.fleet(survey(fleet)), refresh=True)
+            live.update(render.screen(survey(fleet)), refresh=True)
             time.sleep(_WATCH_SECONDS)
 
 

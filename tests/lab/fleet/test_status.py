@@ -1,0 +1,114 @@
+"""`ops status` sees what is wrong, names it, and says nothing when all is well."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BAD_DAG = "/srv/airflow/dags/current/broken_by_test.py"
+# Airflow reads only files that mention both airflow and dag.
+BAD_DAG_TEXT = "import airflow.no_such_module_for_any_dag"
+
+
+@pytest.fixture
+def healthy(ops: Callable[..., Any], wait_until: Callable[..., Any]) -> None:
+    wait_until(lambda: ops("status").code == 0, deadline=120, what="a healthy fleet to begin with")
+
+
+@pytest.mark.usefixtures("healthy")
+def test_status_of_a_healthy_fleet_exits_with_0(ops: Callable[..., Any]) -> None:
+    answer = ops("status", "--format", "json")
+    status = answer.json()
+    assert (answer.code, status["healthy"], status["problems"]) == (0, True, [])
+    assert status["env"] == "lab"
+    assert status["scheduler"] == {"active": "sched1", "standby": ["sched2"]}
+    assert len(status["hosts"]) == 12
+    assert all(host["reachable"] and host["units"] for host in status["hosts"])
+    queues = {queue["name"]: queue for queue in status["queues"]}
+    assert all(queues[pool]["consumers"] > 0 for pool in ("cpu", "memory", "io"))
+    assert status["database"]["size_bytes"] > 0
+    assert 0 < sum(status["database"]["connections"].values()) < status["database"]["max_connections"]
+    assert status["dags"]["total"] > 0
+    assert status["dags"]["import_errors"] == 0
+
+
+@pytest.mark.usefixtures("healthy")
+def test_status_shows_what_each_tier_runs(ops: Callable[..., Any]) -> None:
+    table = ops("status").stdout
+    for words in ("haproxy active", "airflow-worker active", "sched1 active; standby sched2", "lab is healthy"):
+        assert words in table
+
+
+def test_agent_answers_within_two_seconds(machine: Callable[[str], Any]) -> None:
+    for name in ("pg1", "mq1", "worker-io1"):
+        report = machine(name).run("/usr/local/bin/ops-agent status --json")
+        assert report.rc == 0
+        assert '"errors": {}' in report.stdout
+        assert float(report.stdout.rsplit('"seconds": ', 1)[1].rstrip("}\n")) < 2
+
+
+@pytest.mark.usefixtures("healthy")
+def test_stopped_worker_is_named_until_it_is_back(
+    ops: Callable[..., Any], machine: Callable[[str], Any], wait_until: Callable[..., Any]
+) -> None:
+    worker = machine("worker-cpu1")
+    worker.check_output("systemctl stop airflow-worker")
+    try:
+        answer = ops("status", "--format", "json")
+        assert answer.code == 4
+        stopped = "worker-cpu1: airflow-worker.service is inactive, should be active"
+        assert any(problem.startswith(stopped) for problem in answer.json()["problems"])
+        wait_until(lambda: "queue cpu has no consumer" in ops("status").stdout, deadline=30, what="the pool's queue")
+    finally:
+        worker.check_output("systemctl start airflow-worker")
+    wait_until(lambda: ops("status").code == 0, deadline=60, what="a healthy fleet after the worker's start")
+
+
+@pytest.fixture
+def home_with_a_dead_host(root: Path, tmp_path: Path) -> Path:
+    """Give a checkout whose lab has one host more, at an address where nobody is."""
+    directory = tmp_path / "inventories" / "lab"
+    directory.mkdir(parents=True)
+    (tmp_path / "ansible.cfg").symlink_to(root / "ansible.cfg")
+    for name in ("hosts.yml", "group_vars"):
+        (directory / name).symlink_to(root / "inventories" / "lab" / name)
+    (directory / "dead.yml").write_text("web: {hosts: {web9: {ansible_host: 10.77.0.250}}}\n")
+    return tmp_path
+
+
+@pytest.mark.usefixtures("healthy")
+def test_dead_host_is_named_and_costs_five_seconds_at_most(
+    ops: Callable[..., Any], home_with_a_dead_host: Path
+) -> None:
+    before = ops("status").seconds
+    answer = ops("status", "--format", "json", OPS_HOME=str(home_with_a_dead_host))
+    after = ops("status").seconds
+    assert answer.code == 3
+    (problem,) = answer.json()["problems"]
+    assert problem.startswith("web9 (10.77.0.250) is unreachable")
+    assert [host["name"] for host in answer.json()["hosts"] if not host["reachable"]] == ["web9"]
+    assert answer.seconds <= max(before, after) + 5
+
+
+@pytest.mark.usefixtures("healthy")
+def test_dag_file_that_cannot_be_imported_is_counted_and_breaks_nothing_else(
+    ops: Callable[..., Any], machine: Callable[[str], Any], wait_until: Callable[..., Any]
+) -> None:
+    before = ops("status", "--format", "json").json()["dags"]
+    publisher = machine("sched1")
+    publisher.check_output(f"runuser -u dagpublisher -- sh -c 'echo {BAD_DAG_TEXT} > {BAD_DAG}'")
+    try:
+        status = wait_until(lambda: with_import_error(ops), deadline=120, what="the import error in ops status")
+        assert status["dags"]["total"] == before["total"]
+        (problem,) = status["problems"]
+        assert "broken_by_test.py" in problem
+        assert all(unit["state"] != "failed" for host in status["hosts"] for unit in host["units"])
+    finally:
+        publisher.check_output(f"rm {BAD_DAG}")
+    wait_until(lambda: ops("status").code == 0, deadline=120, what="no import error after the file's removal")
+
+
+def with_import_error(ops: Callable[..., Any]) -> Any:
+    answer = ops("status", "--format", "json")
+    return answer.json() if answer.code == 4 and answer.json()["dags"]["import_errors"] == 1 else None
