@@ -1,4 +1,3 @@
-#!/usr/bin/python
 """Report, in one call and without changing anything, what this machine offers the lab and what already stands."""
 
 from __future__ import annotations
@@ -29,6 +28,7 @@ options:
   disk_min_mb: {description: Disk in MB below which the lab counts what it already takes, type: int, required: true}
   recipe_extra: {description: Further inputs of the base tree, type: list, elements: str, required: true}
   packages: {description: Debian packages the host needs, type: list, elements: str, required: true}
+  directories: {description: Directories the lab needs, type: list, elements: str, required: true}
   sysctl: {description: Kernel parameters the host needs, type: dict, required: true}
 author: airfleet
 """
@@ -66,7 +66,7 @@ def read_text(path: str) -> str:
 
 
 def nameservers() -> list[str]:
-    """Resolvers of this machine; behind systemd-resolved's stub those that the stub asks."""
+    """List the resolvers of this machine; behind systemd-resolved's stub those that the stub asks."""
     for path in ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"):
         servers = usable_nameservers(read_text(path))
         if servers:
@@ -157,6 +157,8 @@ def probe(params: dict[str, Any]) -> dict[str, Any]:
         "missing_packages": missing_packages(params["packages"]),
         "sysctl_differs": sysctl_differs(params["sysctl"]),
         "recipe_digest": recipe_digest(Path(params["recipe"]), params["recipe_extra"]),
+        "current_base": Path(params["root"], "cache/base/current").resolve().name,
+        "missing_directories": [path for path in params["directories"] if not Path(path).is_dir()],
         "ssh_key": Path(params["root"], "lab/ssh/id_ed25519.pub").exists(),
         "bridge_up": bridge_up,
         "masquerade": succeeds("nft", "list", "table", "ip", params["nft_table"]),
@@ -171,7 +173,8 @@ def main() -> None:
         name: {"type": "str", "required": True} for name in ("root", "address", "bridge", "nft_table", "recipe")
     }
     spec["proxy_port"] = spec["disk_min_mb"] = {"type": "int", "required": True}
-    spec["packages"] = spec["recipe_extra"] = {"type": "list", "elements": "str", "required": True}
+    for name in ("packages", "directories", "recipe_extra"):
+        spec[name] = {"type": "list", "elements": "str", "required": True}
     spec["sysctl"] = {"type": "dict", "required": True}
     module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
     module.exit_json(changed=False, **probe(module.params))

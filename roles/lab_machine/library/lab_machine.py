@@ -1,4 +1,3 @@
-#!/usr/bin/python
 """Boot, describe or remove one machine of the lab."""
 
 from __future__ import annotations
@@ -12,13 +11,15 @@ import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ansible.module_utils.basic import AnsibleModule
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 DOCUMENTATION = r"""
 module: lab_machine
@@ -244,7 +245,7 @@ def has_systemd() -> bool:
 
 
 def unit_name(name: str) -> str:
-    """Unit of a machine's keeper where the host runs systemd."""
+    """Name the unit of a machine's keeper where the host runs systemd."""
     return f"airfleet-lab-{name}.service"
 
 
@@ -253,10 +254,10 @@ def start(settings: Settings, paths: Paths, keeper: str) -> None:
     paths.console.parent.mkdir(parents=True, exist_ok=True)
     command = keeper_command(settings, paths, keeper)
     if has_systemd():
-        log = f"file:{paths.console}"
+        console = f"file:{paths.console}"
         properties = (
             *("Delegate=yes", "KillMode=mixed", "TasksMax=infinity", "OOMPolicy=continue"),
-            *(f"TimeoutStopSec={STOP_TIMEOUT_SECONDS}", f"StandardOutput={log}", f"StandardError={log}"),
+            *(f"TimeoutStopSec={STOP_TIMEOUT_SECONDS}", f"StandardOutput={console}", f"StandardError={console}"),
         )
         run("systemd-run", "--quiet", "--collect", f"--unit={unit_name(paths.name)}",
             *(f"--property={item}" for item in properties), *command)  # fmt: skip
