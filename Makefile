@@ -19,18 +19,16 @@ lab: lab-up ## boot the lab, converge it, prove a DAG runs on every pool
 	$(PLAYBOOK) -i inventories/lab ansible/playbooks/prove-fleet.yml
 
 lab-up: .venv/.locked ## boot the lab's machines without converging them
-	$(PLAYBOOK) -i inventories/lab ansible/playbooks/create-lab.yml
+	@bin/lab-lock lab-up $(PLAYBOOK) -i inventories/lab ansible/playbooks/create-lab.yml
 
 lab-down: .venv/.locked ## stop and remove the lab's machines; caches stay
-	$(PLAYBOOK) -i inventories/lab ansible/playbooks/destroy-lab.yml
+	@bin/lab-lock lab-down $(PLAYBOOK) -i inventories/lab ansible/playbooks/destroy-lab.yml
 
 lab-status: .venv/.locked ## list the lab's machines
 	$(PLAYBOOK) -i inventories/lab ansible/playbooks/list-lab.yml
 
 lab-ssh: .venv/.locked ## open a shell on a machine: make lab-ssh HOST=web1
-	@.venv/bin/ansible-inventory -i inventories/lab --host "$(HOST)" >/dev/null && \
-	 ssh -i /var/lib/airfleet/lab/ssh/id_ed25519 -o UserKnownHostsFile=/var/lib/airfleet/lab/ssh/known_hosts \
-	 "fleet@$$(.venv/bin/ansible-inventory -i inventories/lab --host "$(HOST)" | .venv/bin/python -c 'import json,sys; print(json.load(sys.stdin)["ansible_host"])')"
+	@bin/lab-ssh "$(HOST)"
 
 test: test-lint test-unit test-config test-lab ## everything: lint, unit, config and lab tests
 
@@ -53,7 +51,7 @@ test-lab: lab ## the lab, proved by testinfra
 test-bench: lab ## the figures the README quotes
 	pytest -q -s tests/bench
 
-molecule: lab-up ## one role alone on its own machine: make molecule ROLE=postgres
+molecule: .venv/.locked ## one role alone on its own machine: make molecule ROLE=postgres
 	cd roles/$(ROLE) && molecule test
 
 vault: .venv/.locked ## fill inventories/$(ENV)'s vault with fresh secrets: make vault ENV=production
