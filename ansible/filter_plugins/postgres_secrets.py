@@ -19,7 +19,11 @@ def scram_verifier(password: str, role: str) -> str:
     what is stored, and PgBouncer can log in with the very verifier that the server holds. A salt is public anyway
     (the server sends it before a client has proved anything); it must only differ from role to role.
     """
-    salt = hashlib.sha256(f"airfleet/{role}".encode()).digest()[:16]
+    return salted_verifier(password, hashlib.sha256(f"airfleet/{role}".encode()).digest()[:16])
+
+
+def salted_verifier(password: str, salt: bytes) -> str:
+    """Return the SCRAM-SHA-256 verifier of an ASCII password under `salt`."""
     salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, ITERATIONS)
     client_key = hmac.digest(salted, b"Client Key", "sha256")
     server_key = hmac.digest(salted, b"Server Key", "sha256")
