@@ -23,21 +23,25 @@ _LOCAL_FILESYSTEMS = frozenset({"btrfs", "ext4", "overlay", "xfs", "zfs"})
 
 def units(wanted: Sequence[Unit]) -> list[dict[str, str]]:
     """Return the state of every wanted unit; one call of systemctl for all of them."""
-    if not wanted:
+    names = [name for unit in wanted for name in unit.names]
+    if not names:
         return []
-    names = [unit.name for unit in wanted]
     shown = run(
         ["systemctl", "show", "--property=LoadState,ActiveState", "--", *names], timeout_seconds=_TIMEOUT_SECONDS
     )
-    blocks = [dict(line.split("=", 1) for line in block.splitlines()) for block in shown.strip().split("\n\n")]
-    return [
-        {
-            "name": unit.name,
-            "state": block["ActiveState"] if block["LoadState"] == "loaded" else block["LoadState"],
-            "expected": unit.state,
-        }
-        for unit, block in zip(wanted, blocks, strict=True)
-    ]
+    return states(wanted, shown)
+
+
+def states(wanted: Sequence[Unit], shown: str) -> list[dict[str, str]]:
+    """Read what `systemctl show` printed for all names of the wanted units, in their order."""
+    blocks = iter(shown.strip().split("\n\n"))
+    found = []
+    for unit in wanted:
+        properties = {name: dict(line.split("=", 1) for line in next(blocks).splitlines()) for name in unit.names}
+        name = next((name for name in unit.names if properties[name]["LoadState"] != "not-found"), unit.names[0])
+        load, active = properties[name]["LoadState"], properties[name]["ActiveState"]
+        found.append({"name": name, "state": active if load == "loaded" else load, "expected": unit.state})
+    return found
 
 
 def failed_units() -> list[str]:

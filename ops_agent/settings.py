@@ -9,9 +9,9 @@ DIRECTORY = Path("/etc/ops-agent")
 
 @dataclass(frozen=True)
 class Unit:
-    """A systemd unit and the ActiveState it should be in."""
+    """A systemd unit and the ActiveState it should be in; several names if the host may have any one of them."""
 
-    name: str
+    names: tuple[str, ...]
     state: str
 
 
@@ -33,7 +33,7 @@ def load(directory: Path = DIRECTORY) -> Settings:
     raw = json.loads((directory / "agent.json").read_text(encoding="utf-8"))
     return Settings(
         tier=raw["tier"],
-        units=tuple(Unit(unit["name"], unit["state"]) for unit in raw["units"]),
+        units=tuple(Unit(tuple(unit["name"].split("|")), unit["state"]) for unit in raw["units"]),
         probes=tuple(raw["probes"]),
         share_path=raw["share_path"],
         rabbitmq_url=raw["rabbitmq_url"],

@@ -9,7 +9,7 @@ import pytest
 
 from ops_agent import commands, host_probes, main, rabbitmq_probe, settings, status
 from ops_agent.commands import ProbeError
-from ops_agent.settings import Settings
+from ops_agent.settings import Settings, Unit
 
 AGENT = {
     "tier": "broker",
@@ -64,6 +64,33 @@ def test_gather_keeps_the_answers_of_the_others_when_one_fails_or_hangs() -> Non
 
 def test_probes_are_those_of_every_host_and_those_it_was_given(directory: Path) -> None:
     assert list(status.probes(settings.load(directory))) == ["units", "failed_units", "versions", "disks", "rabbitmq"]
+
+
+def show(*states: tuple[str, str]) -> str:
+    return "\n\n".join(f"LoadState={load}\nActiveState={active}" for load, active in states) + "\n"
+
+
+def test_units_are_read_in_order_and_one_that_is_missing_is_named() -> None:
+    wanted = [Unit(("a.service",), "active"), Unit(("b.mount",), "active"), Unit(("c.service",), "inactive")]
+    shown = show(("loaded", "active"), ("not-found", "inactive"), ("masked", "inactive"))
+    assert host_probes.states(wanted, shown) == [
+        {"name": "a.service", "state": "active", "expected": "active"},
+        {"name": "b.mount", "state": "not-found", "expected": "active"},
+        {"name": "c.service", "state": "masked", "expected": "inactive"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "name", "state"),
+    [
+        ("loaded", "not-found", "a", "active"),
+        ("not-found", "loaded", "b", "active"),
+        ("not-found",) * 2 + ("a", "not-found"),
+    ],
+)
+def test_unit_of_several_names_is_the_one_the_host_has(first: str, second: str, name: str, state: str) -> None:
+    (unit,) = host_probes.states([Unit(("a", "b"), "active")], show((first, "active"), (second, "active")))
+    assert (unit["name"], unit["state"]) == (name, state)
 
 
 def test_share_that_is_not_mounted_does_not_respond(directory: Path) -> None:
