@@ -34,7 +34,8 @@ class FleetStatus:
     def problems(self) -> list[str]:
         """Return one line for each thing that is wrong: what, where, and the next command to type."""
         lines = [line for seen in self.observations for line in _host_problems(self.env, seen)]
-        return [*lines, *_queue_problems(self), *_scheduler_problems(self), *_dag_problems(self)]
+        rules = (_share_problems, _queue_problems, _scheduler_problems, _dag_problems)
+        return [*lines, *(line for rule in rules for line in rule(self))]
 
     @property
     def exit_code(self) -> ExitCode:
@@ -129,20 +130,25 @@ def _host_problems(env: str, seen: Observation) -> Iterator[str]:
             yield f"{name}: the disk of {disk['path']} is {disk['used_percent']} % full; {look}"
     wrong = {unit["name"] for unit in report.get("units", []) if unit["state"] != unit["expected"]}
     # A unit that is down explains its mount and its probe: nobody is told twice of one cause.
-    if (share := report.get("share")) and share["unit"] not in wrong:
-        yield from _share_problems(env, name, share)
+    if (share := report.get("share")) and not share["mounted"] and share["unit"] not in wrong:
+        look = _type(env, name, f"systemctl restart {share['unit']}")
+        yield f"{name}: the DAG share is not mounted at {share['path']}; {look}"
     for probe, error in report.get("errors", {}).items():
         if not wrong:
             yield f"{name}: the {probe} probe failed: {_line(error)}; {_type(env, name, 'ops-agent status')}"
 
 
-def _share_problems(env: str, name: str, share: Report) -> Iterator[str]:
-    if not share["mounted"]:
-        look = _type(env, name, f"systemctl restart {share['unit']}")
-        yield f"{name}: the DAG share is not mounted at {share['path']}; {look}"
-    elif not share["responding"]:
-        look = _type(env, "share", "systemctl --failed")
-        yield f"{name}: the DAG share at {share['path']} does not respond; {look}"
+def _share_problems(status: FleetStatus) -> Iterator[str]:
+    """A share that hangs hangs on every host that mounts it: one line for all of them."""
+    hanging = [
+        seen.host.name
+        for seen in status.observations
+        if (share := seen.report.get("share")) and share["mounted"] and not share["responding"]
+    ]
+    if hanging:
+        servers = ", ".join(seen.host.name for seen in status.observations if seen.host.tier == "share")
+        look = _type(status.env, "share", "systemctl --failed")
+        yield f"{servers}: the DAG share does not respond on {', '.join(hanging)}; {look}"
 
 
 def _unit_problems(env: str, name: str, report: Report) -> Iterator[str]:

@@ -121,7 +121,10 @@ def _list(env: str, home: Path) -> dict[str, Any]:
     done = subprocess.run(command, cwd=home, env=settings, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = next((line for line in done.stderr.splitlines() if "ERROR" in line), done.stderr.strip())
-        raise OpsError(f"cannot read inventories/{env}: {reason}\ntype: ansible-inventory -i inventories/{env} --list")
+        look = f"type: .venv/bin/ansible-inventory -i inventories/{env} --list"
+        if "vault" in reason:
+            look = "set ANSIBLE_VAULT_PASSWORD_FILE to the file that holds the vault's password"
+        raise OpsError(f"cannot read inventories/{env}: {reason.removeprefix('[ERROR]: ')}; {look}")
     listing: dict[str, Any] = json.loads(done.stdout)
     return listing
 

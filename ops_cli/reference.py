@@ -16,6 +16,7 @@ Generated from the command itself by `python -m ops_cli.reference`; a test fails
 
 `ops` runs on the control node, reads the fleet from `inventories/<env>` and reaches the hosts over SSH as Ansible does:
 same address, user, key and known hosts. It starts in any directory of the checkout, or anywhere if `OPS_HOME` names it.
+Where the inventory has an encrypted vault, `ANSIBLE_VAULT_PASSWORD_FILE` names the file with its password.
 Answers go to stdout, talk and errors to stderr. `NO_COLOR` is honoured.
 """
 

@@ -140,10 +140,10 @@ def test_share_that_is_not_mounted_is_a_problem() -> None:
     assert only_problem(answers).startswith("web1: the DAG share is not mounted at /srv/airflow/dags")
 
 
-def test_share_that_hangs_is_a_problem() -> None:
+def test_share_that_hangs_everywhere_is_told_once() -> None:
     answers = reports()
-    answers["web1"]["share"]["responding"] = False
-    assert "does not respond" in only_problem(answers)
+    answers["web1"]["share"] = answers["cpu1"]["share"] = SHARE | {"responding": False}
+    assert only_problem(answers).startswith("nfs1: the DAG share does not respond on web1, cpu1")
 
 
 def test_mount_unit_that_is_down_is_told_once() -> None:

@@ -86,12 +86,25 @@ def test_load_of_an_unknown_environment_lists_the_others(root: Path) -> None:
         inventory.load("moon", root)
 
 
-def test_load_says_what_ansible_could_not_read(tmp_path: Path) -> None:
-    (tmp_path / "inventories" / "bad").mkdir(parents=True)
-    (tmp_path / "inventories" / "bad" / "hosts.yml").write_text("fleet: [web1, web2\n")
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    (tmp_path / "inventories" / "bad" / "group_vars" / "all").mkdir(parents=True)
+    (tmp_path / "inventories" / "bad" / "hosts.yml").write_text("fleet: {hosts: {web1: }}\n")
     (tmp_path / "ansible.cfg").touch()
-    with pytest.raises(OpsError, match=r"cannot read inventories/bad: .*ERROR"):
-        inventory.load("bad", tmp_path)
+    return tmp_path
+
+
+def test_load_refuses_a_file_that_ansible_cannot_parse(home: Path) -> None:
+    (home / "inventories" / "bad" / "hosts.yml").write_text("fleet: [web1, web2\n")
+    with pytest.raises(OpsError, match=r"cannot read inventories/bad: .*hosts\.yml.*ansible-inventory"):
+        inventory.load("bad", home)
+
+
+def test_load_of_a_locked_vault_says_how_to_open_it(home: Path) -> None:
+    vault = home / "inventories" / "bad" / "group_vars" / "all" / "vault.yml"
+    vault.write_text("$ANSIBLE_VAULT;1.1;AES256\n6162\n")
+    with pytest.raises(OpsError, match="set ANSIBLE_VAULT_PASSWORD_FILE"):
+        inventory.load("bad", home)
 
 
 def test_home_is_found_from_any_directory_below(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
