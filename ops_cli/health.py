@@ -139,7 +139,7 @@ def _host_problems(env: str, seen: Observation) -> Iterator[str]:
 
 
 def _share_problems(status: FleetStatus) -> Iterator[str]:
-    """A share that hangs hangs on every host that mounts it: one line for all of them."""
+    # A share that hangs does so on every host that mounts it: one line for all of them.
     hanging = [
         seen.host.name
         for seen in status.observations
