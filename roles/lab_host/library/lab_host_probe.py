@@ -57,6 +57,15 @@ def usable_nameservers(resolv_conf: str) -> list[str]:
     return [server for server in servers if not ipaddress.ip_address(server.split("%")[0]).is_loopback]
 
 
+def firewall_openings(listing: str, bridge: str) -> dict[str, list[str]]:
+    """Compare iptables' rules with those that let the lab through where Docker, ufw or an admin drops by default."""
+    wanted = [f"FORWARD -i {bridge}", f"FORWARD -o {bridge}", f"INPUT -i {bridge}"]
+    lines = listing.splitlines()
+    present = [rule for rule in wanted if f"-A {rule} -j ACCEPT" in lines]
+    missing = [rule for rule in wanted if f"-P {rule.split()[0]} DROP" in lines and rule not in present]
+    return {"present": present, "missing": missing}
+
+
 def read_text(path: str) -> str:
     """Contents of a file, or nothing where it does not exist."""
     try:
@@ -74,12 +83,17 @@ def nameservers() -> list[str]:
     return []
 
 
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command; one that does not exist has failed like any other."""
+    try:
+        return subprocess.run(command, check=False, capture_output=True, text=True)
+    except OSError as error:
+        return subprocess.CompletedProcess(command, 127, "", str(error))
+
+
 def succeeds(*command: str) -> bool:
     """Tell whether a command exists and exits 0."""
-    try:
-        return subprocess.run(command, check=False, capture_output=True).returncode == 0
-    except OSError:
-        return False
+    return run(*command).returncode == 0
 
 
 def os_families() -> list[str]:
@@ -98,15 +112,14 @@ def disk_mb(root: Path, enough_mb: int) -> int:
     existing = next(path for path in (root, *root.parents) if path.exists())
     free = shutil.disk_usage(existing).free // 1_000_000
     if free < enough_mb and root.exists():
-        listing = subprocess.run(["du", "-smx", str(root)], check=False, capture_output=True, text=True).stdout
+        listing = run("du", "-smx", str(root)).stdout
         free += int(listing.split()[0]) if listing else 0
     return free
 
 
 def missing_packages(wanted: list[str]) -> list[str]:
     """List those of the packages that are not fully installed."""
-    command = ["dpkg-query", "--show", "--showformat=${Package} ${db:Status-Status}\\n", *wanted]
-    listing = subprocess.run(command, check=False, capture_output=True, text=True).stdout
+    listing = run("dpkg-query", "--show", "--showformat=${Package} ${db:Status-Status}\\n", *wanted).stdout
     installed = {line.split()[0] for line in listing.splitlines() if line.endswith(" installed")}
     return [package for package in wanted if package not in installed]
 
@@ -162,6 +175,7 @@ def probe(params: dict[str, Any]) -> dict[str, Any]:
         "ssh_key": Path(params["root"], "lab/ssh/id_ed25519.pub").exists(),
         "bridge_up": bridge_up,
         "masquerade": succeeds("nft", "list", "table", "ip", params["nft_table"]),
+        "firewall": firewall_openings(run("iptables", "-S").stdout, params["bridge"]),
         # Without the bridge the address is somebody else's, and a gateway may well answer for it.
         "proxy_up": bridge_up and listens(str(interface.ip), params["proxy_port"]),
     }
