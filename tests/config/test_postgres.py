@@ -82,7 +82,7 @@ def test_no_rendered_file_carries_a_password(rendered: dict[str, str]) -> None:
     assert rendered["roles.sql"].count("SCRAM-SHA-256$4096:") == 6
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "missing": ({"vault_postgres_ops_password": None}, "postgres_ops_password (missing or empty)"),
     "default": ({"postgres_airflow_password": "changeme"}, "postgres_airflow_password (a default password)"),
     "short": ({"postgres_celery_password": "kR9vX2mQ"}, "postgres_celery_password (shorter than 16 characters)"),
