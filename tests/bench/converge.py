@@ -1,4 +1,4 @@
-"""A converge that changes nothing: ours, and the same playbook with Ansible's defaults and pip on every Airflow host."""
+"""A converge that changes nothing: ours, and the same with Ansible's defaults and pip on every Airflow host."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def converge(config: Path, playbook: Path) -> float:
     seconds = time.monotonic() - started
     changed = sum(int(n) for n in re.findall(r"changed=(\d+)", done.stdout))
     if done.returncode or changed:
-        sys.exit(f"{playbook} under {config}: exit {done.returncode}, changed={changed}\n{done.stdout[-3000:]}{done.stderr}")
+        tail = done.stdout[-3000:] + done.stderr
+        sys.exit(f"{playbook} under {config}: exit {done.returncode}, changed={changed}\n{tail}")
     return seconds
 
 

@@ -26,6 +26,7 @@ def report(figures: list[Figure]) -> int:
     print("| figure | measured | target | reached |\n|---|---|---|---|")
     for figure in figures:
         sign = "≥" if figure.at_least else "≤"
-        reached = "yes" if figure.reached else "NO"
-        print(f"| {figure.name} | {figure.value:.2f} {figure.unit} | {sign} {figure.limit:g} {figure.unit} | {reached} |")
+        verdict = "yes" if figure.reached else "NO"
+        target = f"{sign} {figure.limit:g} {figure.unit}"
+        print(f"| {figure.name} | {figure.value:.2f} {figure.unit} | {target} | {verdict} |")
     return 0 if all(figure.reached for figure in figures) else 4
