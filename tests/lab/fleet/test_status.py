@@ -97,7 +97,7 @@ def test_dag_file_that_cannot_be_imported_is_counted_and_breaks_nothing_else(
 ) -> None:
     before = ops("status", "--format", "json").json()["dags"]
     publisher = machine("sched1")
-    publisher.check_output(f"runuser -u dagpublisher -- sh -c 'echo {BAD_DAG_TEXT} > {BAD_DAG}'")
+    publisher.check_output(f"runuser -u dagpublisher -- sh -c 'umask 022; echo {BAD_DAG_TEXT} > {BAD_DAG}'")
     try:
         status = wait_until(lambda: with_import_error(ops), deadline=120, what="the import error in ops status")
         assert status["dags"]["total"] == before["total"]
