@@ -1,0 +1,32 @@
+"""Celery's settings for the fleet: Airflow's own, with every queue a quorum queue.
+
+Named by `[celery] celery_config_options` in airflow.cfg. Celery 5.6 learns that a queue is a quorum queue only from
+its own declaration; with the broker's default type alone it would ask for a global prefetch, which such queues refuse.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def with_quorum_queues(base: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of `base` with quorum queues for the default queue and for every queue named later."""
+    return {
+        **base,
+        "task_default_queue_type": "quorum",
+        "task_create_missing_queue_type": "quorum",
+        # Celery declares 28 delay queues beside quorum queues; Airflow never delays a message, so keep them cheap.
+        "broker_native_delayed_delivery_queue_type": "classic",
+    }
+
+
+def __getattr__(name: str) -> dict[str, Any]:
+    """Build CELERY_CONFIG when Airflow asks for it, so that this module imports where Airflow is not installed."""
+    if name != "CELERY_CONFIG":
+        raise AttributeError(name)
+    from airflow.providers.celery.executors.default_celery import DEFAULT_CELERY_CONFIG  # noqa: PLC0415
+
+    return with_quorum_queues(DEFAULT_CELERY_CONFIG)
