@@ -34,9 +34,11 @@ class Share(fusepy.Operations):  # type: ignore[misc] # fusepy is untyped
 
     def create(self, path: str, mode: int) -> int:
         """Create a file and open it."""
-        # fusepy keeps O_EXCL to itself, but the kernel has looked the name up and not found it. O_TRUNC is left out
-        # because libnfs then loses the mode.
-        return self._open(OpenFile(_bytes(path), os.O_RDWR | os.O_CREAT, stat.S_IMODE(mode)))
+        # fusepy keeps O_EXCL to itself, but the kernel has looked the name up and not found it.
+        number = self._open(OpenFile(_bytes(path), os.O_RDWR | os.O_CREAT, stat.S_IMODE(mode)))
+        # libnfs 5.0.2 loses the mode on its way and the server makes it 0600.
+        self.chmod(path, mode)
+        return number
 
     def _open(self, file: OpenFile) -> int:
         self.session.open(file)
