@@ -52,6 +52,7 @@ test-bench: lab ## the figures the README quotes
 	pytest -q -s tests/bench
 
 molecule: .venv/.locked ## one role alone on its own machine: make molecule ROLE=postgres
+	@test -d "roles/$(ROLE)/molecule/default" || { echo "molecule: name a role with a scenario: make molecule ROLE=$$(basename $$(dirname $$(dirname $$(ls -d roles/*/molecule/default | head -1))))" >&2; exit 2; }
 	cd roles/$(ROLE) && molecule test
 
 vault: .venv/.locked ## fill inventories/$(ENV)'s vault with fresh secrets: make vault ENV=production
