@@ -30,26 +30,36 @@ lab-status: .venv/.locked ## list the lab's machines
 lab-ssh: .venv/.locked ## open a shell on a machine: make lab-ssh HOST=web1
 	@bin/lab-ssh "$(HOST)"
 
-test: test-lint test-unit test-config test-lab ## everything: lint, unit, config and lab tests
+test: test-lint test-unit lab test-config test-lab ## everything: lint, unit, config and lab tests
 
 test-lint: .venv/.locked ## ruff, mypy, yamllint, ansible-lint, shellcheck
 	ruff check .
 	ruff format --check .
 	mypy
 	yamllint --strict .
+	shellcheck $$(git grep -lE '^#!.*\b(ba)?sh' -- . ':!*.j2')
 	ansible-lint
 
 test-unit: .venv/.locked ## pure Python, no machine
 	pytest -q tests/unit
 
-test-config: .venv/.locked ## every rendered file through its own checker
+test-config: lab-up ## every rendered file through its own checker, which the lab's machines have
 	pytest -q tests/config
 
-test-lab: lab ## the lab, proved by testinfra
+test-lab: .venv/.locked ## the lab that `make lab` left, proved by testinfra
 	pytest -q tests/lab
 
-test-bench: lab ## the figures the README quotes
-	pytest -q -s tests/bench
+test-bench: lab ## the figures the README quotes, but for the lab's own build time
+	python -m tests.bench.memory
+	python -m tests.bench.chain_hop
+	python -m tests.bench.converge
+
+bench-lab: .venv/.locked ## time `make lab` from nothing and with caches; removes the lab and its caches
+	python -m tests.bench.lab
+
+lock: .venv/.locked ## resolve both locks again: the control node's and Airflow's
+	uv pip compile --quiet --python-version 3.11 --custom-compile-command 'make lock' --output-file requirements.txt requirements.in
+	airflow/lock.sh
 
 molecule: .venv/.locked ## one role alone on its own machine: make molecule ROLE=postgres
 	@test -d "roles/$(ROLE)/molecule/default" || { echo "molecule: name a role with a scenario: make molecule ROLE=$$(basename $$(dirname $$(dirname $$(ls -d roles/*/molecule/default | head -1))))" >&2; exit 2; }
