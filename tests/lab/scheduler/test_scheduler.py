@@ -1,0 +1,80 @@
+"""One scheduler runs and the other waits; DAG processor and triggerer run on both; a bad DAG harms nobody."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import requests
+from testinfra.host import Host
+
+testinfra_hosts = ["ansible://scheduler"]
+
+Machine = Callable[[str], Host]
+Wait = Callable[..., Any]
+BAD = "bad_by_test.py"
+
+
+def is_active(host: Host) -> bool:
+    return bool(host.backend.get_variables()["airflow_scheduler_active"])
+
+
+def test_scheduler_runs_on_the_active_host_alone(host: Host) -> None:
+    scheduler = host.service("airflow-scheduler")
+    assert (scheduler.is_running, scheduler.is_enabled) == (is_active(host), is_active(host))
+
+
+def test_scheduler_answers_its_health_check(host: Host) -> None:
+    address = host.backend.get_variables()["ansible_host"]
+    if is_active(host):
+        assert requests.get(f"http://{address}:8974/health", timeout=10).ok
+    else:
+        assert host.check_output("ss -Hltn sport = :8974") == ""
+
+
+def test_scheduler_logs_in_as_itself_and_directly(host: Host, machine: Machine) -> None:
+    ask = "SELECT DISTINCT host(client_addr) FROM pg_stat_activity WHERE usename = 'scheduler_%s'"
+    found = machine("pg1").check_output(
+        f'cd / && runuser -u postgres -- psql -qAtc "{ask % host.check_output("hostname")}" airflow'
+    )
+    assert found == (host.backend.get_variables()["ansible_host"] if is_active(host) else "")
+
+
+@pytest.mark.parametrize("name", ["airflow-dag-processor", "airflow-triggerer"])
+def test_parallel_components_run_on_both_hosts(host: Host, name: str) -> None:
+    assert host.service(name).is_running
+    assert host.service(name).is_enabled
+
+
+def test_triggerer_serves_its_logs(host: Host) -> None:
+    assert host.socket("tcp://:::8794").is_listening or host.socket("tcp://0.0.0.0:8794").is_listening
+
+
+@pytest.fixture
+def bad_dag(machine: Machine) -> Iterator[str]:
+    """Publish a DAG file that cannot be imported, as a user would."""
+    publisher = machine("sched1")
+    path = f"/srv/airflow/dags/current/{BAD}"
+    become = "setpriv --reuid=dagpublisher --regid=dagpublisher --init-groups"
+    text = "from airflow.sdk import DAG; import no_such_module"
+    publisher.check_output(f"{become} sh -c 'echo \"{text}\" >{path} && chmod 0644 {path}'")
+    yield BAD
+    publisher.check_output(f"{become} rm -f {path}")
+
+
+def test_bad_dag_is_an_import_error_and_nothing_else(host: Host, bad_dag: str, fleet: Any, wait_until: Wait) -> None:
+    if not is_active(host):
+        pytest.skip("once is enough")
+
+    def reported() -> list[str]:
+        errors = fleet.call("GET", "/importErrors")["import_errors"]
+        return [error["stack_trace"] for error in errors if error["filename"].endswith(bad_dag)]
+
+    trace = wait_until(reported, deadline=120, what="the import error")
+    assert "no_such_module" in trace[0]
+    run = fleet.call("POST", "/dags/fleet_check/dagRuns", json={"logical_date": None})["dag_run_id"]
+
+    def ended() -> str | None:
+        state = fleet.call("GET", f"/dags/fleet_check/dagRuns/{run}")["state"]
+        return str(state) if state in ("success", "failed") else None
+
+    assert wait_until(ended, deadline=120, what="fleet_check to end beside a bad DAG") == "success"
