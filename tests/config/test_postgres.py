@@ -18,6 +18,7 @@ SECRETS: dict[str, Any] = {
     "vault_postgres_ops_password": f"{GOOD}3",
     "vault_postgres_monitor_password": f"{GOOD}4",
     "vault_postgres_scheduler_passwords": {"sched1": f"{GOOD}5", "sched2": f"{GOOD}6"},
+    "vault_postgres_keeper_passwords": {"sched1": f"{GOOD}7", "sched2": f"{GOOD}8"},
 }
 # The tests run here, where the inventory's address is not.
 ADDRESS = {"postgres_listen_address": "{{ ansible_facts['all_ipv4_addresses'][0] }}"}
@@ -71,7 +72,7 @@ def test_hba_lets_in_the_fleet_and_nobody_else(rendered: dict[str, str]) -> None
     remote = [rule for rule in rules if rule[0] == "host"]
     assert len(remote) == 12
     assert {rule[1] for rule in remote} == {"airflow"}
-    assert {rule[2] for rule in remote} == {'airflow,celery,ops,monitor,"scheduler_sched1","scheduler_sched2"'}
+    assert {rule[2] for rule in remote} == {'airflow,celery,ops,monitor,"scheduler_sched1","scheduler_sched2","keeper_sched1","keeper_sched2"'}
     assert all(re.fullmatch(r"10\.77\.0\.\d+/32", rule[3]) for rule in remote)
     assert {rule[-1] for rule in rules} == {"scram-sha-256", "peer"}
     assert [rule for rule in rules if rule[-1] == "peer"] == [["local", "all", "postgres", "peer"]]
@@ -79,7 +80,7 @@ def test_hba_lets_in_the_fleet_and_nobody_else(rendered: dict[str, str]) -> None
 
 def test_no_rendered_file_carries_a_password(rendered: dict[str, str]) -> None:
     assert [name for name, text in rendered.items() if GOOD in text] == []
-    assert rendered["roles.sql"].count("SCRAM-SHA-256$4096:") == 6
+    assert rendered["roles.sql"].count("SCRAM-SHA-256$4096:") == 8
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -93,6 +94,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "forgotten": (
         {"vault_postgres_scheduler_passwords": {"sched1": f"{GOOD}5"}},
         "password of scheduler_sched2 (missing or empty)",
+    ),
+    "keeper": (
+        {"vault_postgres_keeper_passwords": {"sched2": f"{GOOD}8"}},
+        "password of keeper_sched1 (missing or empty)",
     ),
     "wildcard": ({"postgres_listen_address": "0.0.0.0"}, "must be an address of this machine"),  # noqa: S104
     "network": ({"postgres_client_addresses": ["10.77.0.0/24"]}, "10.77.0.0/24) single addresses"),
