@@ -41,7 +41,10 @@ test-lint: .venv/.locked ## ruff, mypy, yamllint, ansible-lint, shellcheck
 	ansible-lint
 
 test-unit: .venv/.locked ## pure Python, no machine
-	pytest -q tests/unit
+	pytest -q tests/unit tests/simulation
+
+test-simulation: .venv/.locked ## the scheduler lease through 100,000 schedules of faults
+	python -m tests.simulation.run
 
 test-config: lab-up ## every rendered file through its own checker, which the lab's machines have
 	pytest -q tests/config

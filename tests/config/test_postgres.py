@@ -72,7 +72,8 @@ def test_hba_lets_in_the_fleet_and_nobody_else(rendered: dict[str, str]) -> None
     remote = [rule for rule in rules if rule[0] == "host"]
     assert len(remote) == 12
     assert {rule[1] for rule in remote} == {"airflow"}
-    assert {rule[2] for rule in remote} == {'airflow,celery,ops,monitor,"scheduler_sched1","scheduler_sched2","keeper_sched1","keeper_sched2"'}
+    own = ",".join(f'"{kind}_{host}"' for kind in ("scheduler", "keeper") for host in ("sched1", "sched2"))
+    assert {rule[2] for rule in remote} == {f"airflow,celery,ops,monitor,{own}"}
     assert all(re.fullmatch(r"10\.77\.0\.\d+/32", rule[3]) for rule in remote)
     assert {rule[-1] for rule in rules} == {"scram-sha-256", "peer"}
     assert [rule for rule in rules if rule[-1] == "peer"] == [["local", "all", "postgres", "peer"]]

@@ -58,10 +58,8 @@ def shell(script: str, user: str = "postgres") -> str:
 def psql(text: str, database: str = "postgres") -> str:
     """Run a script as the role's tasks do; return what it prints, which is one line a change."""
     script = "cat > /tmp/lease.sql <<'END_OF_SCRIPT'\n" + text + "\nEND_OF_SCRIPT\n"
-    return shell(
-        script
-        + f"cd / && psql --no-psqlrc -q -A -t -v ON_ERROR_STOP=1 -h /tmp -p {PORT} -U postgres -d {database} < /tmp/lease.sql 2>&1"
-    )
+    options = f"--no-psqlrc -q -A -t -v ON_ERROR_STOP=1 -h /tmp -p {PORT} -U postgres -d {database}"
+    return shell(script + f"cd / && psql {options} < /tmp/lease.sql 2>&1")
 
 
 class Cluster:
