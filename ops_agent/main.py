@@ -16,7 +16,14 @@ def run(words: Sequence[str] | None = None) -> int:
     verbs = parser.add_subparsers(dest="verb", required=True)
     verb = verbs.add_parser("status", help="print what this host runs and how it is")
     verb.add_argument("--json", action="store_true", help="on one line, for `ops`; otherwise indented")
+    verb = verbs.add_parser("scheduler", help="keep the scheduler lease and run Airflow's scheduler while it is held")
+    verb.add_argument("--config", type=Path, default=Path("/etc/airflow/keeper.json"), help="file that says how")
     arguments = parser.parse_args(words)
+    if arguments.verb == "scheduler":
+        # Beside Airflow alone are psycopg2 and prometheus_client to be found.
+        from ops_agent.lease import main as keeper  # noqa: PLC0415
+
+        return keeper.run(arguments.config)
     try:
         host = settings.load(arguments.settings)
     except (OSError, ValueError, KeyError) as error:

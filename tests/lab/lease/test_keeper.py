@@ -1,0 +1,179 @@
+"""Two real keepers against the real server, with schedulers that write a row every 5 ms."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lab.lease.cluster import Cluster
+
+ROOT = Path(__file__).parents[3]
+
+
+class Running:
+    def __init__(self, host: str, port: int, log: Path) -> None:
+        self.host, self.port, self.log = host, port, log
+        self.start()
+
+    def start(self) -> None:
+        words = [sys.executable, "-m", "tests.lab.lease.writer", self.host, str(self.port)]
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(words, cwd=ROOT, stderr=log, env=os.environ | {"PYTHONPATH": str(ROOT)})
+
+    def get(self, path: str = "/health") -> str:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=2) as answer:
+                return str(answer.read().decode())
+        except urllib.error.HTTPError as error:
+            return error.read().decode()
+
+    def health(self) -> dict[str, Any]:
+        try:
+            return dict(json.loads(self.get()))
+        except OSError:
+            return {"state": "down", "ready": False}
+
+    def is_(self, state: str) -> bool:
+        return self.health()["state"] == state
+
+
+def until(what: Callable[[], Any], deadline: float) -> Any:
+    end = time.monotonic() + deadline
+    while not (found := what()):
+        assert time.monotonic() < end, f"not within {deadline:g} s"
+        time.sleep(0.01)
+    return found
+
+
+@pytest.fixture
+def pair(cluster: Cluster, tmp_path: Path) -> Iterator[tuple[Running, Running]]:
+    """The active one and the standby."""
+    cluster.admin("ALTER TABLE task_instance ADD COLUMN IF NOT EXISTS at timestamptz DEFAULT clock_timestamp()")
+    both = [Running(host, 18974 + n, tmp_path / f"{host}.log") for n, host in enumerate(("sched1", "sched2"))]
+    try:
+        until(lambda: sum(keeper.is_("active") for keeper in both) == 1 and sum(k.health()["ready"] for k in both), 20)
+        active, standby = sorted(both, key=lambda keeper: keeper.is_("active"), reverse=True)
+        until(lambda: written(cluster, active.host), 5)
+        yield active, standby
+    finally:
+        for keeper in both:
+            keeper.process.send_signal(signal.SIGCONT)
+            keeper.process.kill()
+            keeper.process.wait()
+            sys.stderr.write(f"--- {keeper.host}\n{keeper.log.read_text()}")
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def written(cluster: Cluster, host: str) -> int:
+    return int(cluster.ask("postgres", "SELECT count(*) FROM task_instance WHERE note = %s", host))
+
+
+def assert_taken_over(cluster: Cluster, active: Running, standby: Running, within: float) -> None:
+    """The standby writes after a pause of at most so many seconds, and the old one never again."""
+    until(lambda: written(cluster, standby.host), within + 5)
+    [(pause, late)] = cluster.admin(
+        f"""SELECT extract(epoch FROM min(at) FILTER (WHERE note = '{standby.host}')
+                 - max(at) FILTER (WHERE note = '{active.host}')),
+          count(*) FILTER (WHERE note = '{active.host}' AND at > (SELECT max(at) FROM ops.lease_event WHERE event = 'fenced'))
+        FROM task_instance"""
+    )
+    sys.stderr.write(f"pause {float(pause) * 1000:.0f} ms\n")
+    assert (late, 0 < pause < within) == (0, True), f"pause {pause} s"
+
+
+def test_killed_scheduler_is_replaced_by_the_other_host_at_once(
+    cluster: Cluster, pair: tuple[Running, Running]
+) -> None:
+    active, standby = pair
+    os.kill(active.health()["scheduler_pid"], signal.SIGKILL)
+    assert_taken_over(cluster, active, standby, within=1.0)
+    until(lambda: active.health()["ready"], 10)
+    assert cluster.admin("SELECT why FROM ops.lease_event WHERE event = 'released'") == [
+        ("the scheduler died of SIGKILL",)
+    ]
+
+
+def test_killed_keeper_takes_its_scheduler_along_and_is_replaced(
+    cluster: Cluster, pair: tuple[Running, Running]
+) -> None:
+    active, standby = pair
+    scheduler = active.health()["scheduler_pid"]
+    until(lambda: cluster.ask("postgres", "SELECT pg_postmaster_start_time() < now() - interval '10 s'"), 15)
+    active.process.kill()
+    until(lambda: not alive(scheduler), 0.5)
+    assert_taken_over(cluster, active, standby, within=4.0)
+
+
+def test_frozen_keeper_and_scheduler_write_nothing_when_they_wake(
+    cluster: Cluster, pair: tuple[Running, Running]
+) -> None:
+    active, standby = pair
+    scheduler = active.health()["scheduler_pid"]
+    for pid in (active.process.pid, scheduler):
+        os.kill(pid, signal.SIGSTOP)
+    until(lambda: written(cluster, standby.host), 9)
+    for pid in (scheduler, active.process.pid):
+        os.kill(pid, signal.SIGCONT)
+    until(lambda: active.is_("standby"), 3)
+    assert_taken_over(cluster, active, standby, within=9.0)
+    until(lambda: active.health()["ready"], 10)
+    until(lambda: cluster.ask("postgres", "SELECT admitted FROM ops.lease_status WHERE host = %s", active.host), 5)
+
+
+def test_hung_loop_loses_the_lease(cluster: Cluster, pair: tuple[Running, Running]) -> None:
+    active, standby = pair
+    os.kill(active.health()["scheduler_pid"], signal.SIGSTOP)
+    assert_taken_over(cluster, active, standby, within=4.5)
+    assert cluster.admin("SELECT why FROM ops.lease_event WHERE event = 'released'") == [
+        ("the scheduler's loop stands still",)
+    ]
+
+
+def test_hand_over_pauses_less_than_a_second_and_back_again(cluster: Cluster, pair: tuple[Running, Running]) -> None:
+    for active, standby in (pair, pair[::-1]):
+        until(lambda standby=standby: standby.health()["ready"], 10)
+        cluster.admin("DELETE FROM task_instance")
+        until(lambda active=active: written(cluster, active.host), 5)
+        cluster.ask("ops", "SELECT ops.hand_over(%s, 'test')", standby.host)
+        assert_taken_over(cluster, active, standby, within=1.0)
+
+
+def test_restarted_database_keeps_the_active_one_active(cluster: Cluster, pair: tuple[Running, Running]) -> None:
+    active, _ = pair
+    epoch = active.health()["epoch"]
+    cluster.restart()
+    before = written(cluster, active.host)
+    until(lambda: written(cluster, active.host) > before, 10)
+    assert (active.health()["state"], active.health()["epoch"]) == ("active", epoch)
+
+
+def test_stopped_keeper_hands_its_lease_on(cluster: Cluster, pair: tuple[Running, Running]) -> None:
+    active, standby = pair
+    active.process.terminate()
+    assert active.process.wait(5) == 0
+    assert_taken_over(cluster, active, standby, within=1.0)
+
+
+def test_endpoint_serves_metrics_and_refuses_the_rest(pair: tuple[Running, Running]) -> None:
+    active, standby = pair
+    metrics = active.get("/metrics")
+    assert 'airflow_keeper_state{state="active"} 1.0' in metrics
+    assert f"airflow_keeper_epoch {float(active.health()['epoch'])}" in metrics
+    assert "airflow_keeper_failovers_total 1.0" in metrics
+    assert 'airflow_keeper_state{state="standby"} 1.0' in standby.get("/metrics")
+    assert active.get("/etc/passwd") == "GET /health or /metrics\n"

@@ -1,0 +1,38 @@
+"""A keeper with a scheduler that only writes: `python -m tests.lab.lease.writer HOST PORT`. Its rows are the proof."""
+
+import sys
+import time
+from collections.abc import Callable
+
+import psycopg2
+
+from ops_agent.lease.config import Config
+from ops_agent.lease.keeper import Keeper
+from ops_agent.lease.process import SchedulerProcess
+from ops_agent.lease.protocol import Timing
+from tests.lab.lease.cluster import MACHINE, PORT
+
+HOST, HTTP_PORT = sys.argv[1], int(sys.argv[2])
+LOGIN = {"host": MACHINE, "port": PORT, "dbname": "airflow"}
+
+
+def write(report: Callable[[float | None], None], _: float | None) -> int:
+    """Insert the host's name every 5 ms, in a new session when the old one ends, as Airflow's pool would."""
+    while True:
+        try:
+            session = psycopg2.connect(**LOGIN, user=f"scheduler_{HOST}", connect_timeout=3)
+            session.autocommit = True
+            with session.cursor() as cursor:
+                while True:
+                    cursor.execute("INSERT INTO task_instance (note) VALUES (%s)", (HOST,))
+                    report(None)
+                    time.sleep(0.005)
+        except psycopg2.Error:
+            time.sleep(0.05)
+
+
+Keeper(
+    Config({**LOGIN, "user": f"keeper_{HOST}"}, "127.0.0.1", HTTP_PORT, Timing(stall=3.0)),
+    SchedulerProcess(write),
+    preloaded=True,
+).run()
