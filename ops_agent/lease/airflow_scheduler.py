@@ -149,10 +149,16 @@ def _send_again(resend_after: float | None) -> None:
 
     def adopting(self: Any, tis: Any) -> Any:
         refused = adopt(self, tis)
-        again = [ti for ti in tis if ti not in refused and _maybe_unsent(self, ti, resend_after)]
+        doubtful = {
+            self.workloads[ti.key].task_id: ti
+            for ti in tis
+            if ti.key in self.workloads and _maybe_unsent(ti, resend_after)
+        }
+        known = self.bulk_state_fetcher.get_many([self.workloads[ti.key] for ti in doubtful.values()])
+        again = [ti for task_id, ti in doubtful.items() if known[task_id][0] == "PENDING"]
         for ti in again:
             self.running.discard(ti.key)
-            self.workloads.pop(ti.key, None)
+            self.workloads.pop(ti.key)
             self.queued_tasks[ti.key] = ExecuteTask.make(ti, generator=self.jwt_generator)
         if again:
             log.info("sending %d queued tasks again that may never have been sent", len(again))
@@ -161,13 +167,10 @@ def _send_again(resend_after: float | None) -> None:
     CeleryExecutor.try_adopt_task_instances = adopting
 
 
-def _maybe_unsent(executor: Any, ti: Any, resend_after: float | None) -> bool:
-    result = executor.workloads.get(ti.key)
-    if ti.state != "queued" or result is None or ti.dag_version_id is None:
+def _maybe_unsent(ti: Any, resend_after: float | None) -> bool:
+    if ti.state != "queued" or ti.dag_version_id is None:
         return False
-    if resend_after is not None and ti.queued_dttm and ti.queued_dttm.timestamp() <= resend_after:
-        return False
-    return bool(result.state == "PENDING")
+    return resend_after is None or not ti.queued_dttm or bool(ti.queued_dttm.timestamp() > resend_after)
 
 
 def run_afresh(report: Callable[[float | None], None], resend_after: float | None) -> int:
