@@ -68,11 +68,10 @@ def preload() -> bool:
 
 def run(report: Callable[[float | None], None], resend_after: float | None) -> int:
     """Run the scheduler in this process, which is the keeper's child; return its exit code."""
-    from airflow import settings  # noqa: PLC0415
     from airflow.cli.commands import scheduler_command  # noqa: PLC0415
     from setproctitle import setproctitle  # noqa: PLC0415
 
-    settings.engine.dispose(close=False)
+    importlib.import_module("airflow.settings").engine.dispose(close=False)
     setproctitle("airflow scheduler")
     _end_loop_on_sigterm()
     _tell_progress(report)

@@ -65,7 +65,7 @@ class Keeper:
         signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
-        notify_systemd("READY=1\nSTATUS=standby")
+        notify_systemd("READY=1")
         self._step(p.Tick())
         while not self._leave:
             self._turn()
@@ -161,7 +161,6 @@ class Keeper:
             case p.Changed(state, epoch, why):
                 log.info("%s, epoch %d: %s", state, epoch, why)
                 self._report.changed(state, why)
-                notify_systemd(f"STATUS={state}, epoch {epoch}")
             case p.Leave():
                 self._leave = True
 

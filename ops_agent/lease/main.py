@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from ops_agent.lease import airflow_scheduler, config
-from ops_agent.lease.keeper import Keeper, notify_systemd
+from ops_agent.lease.keeper import Keeper
 from ops_agent.lease.process import SchedulerProcess
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ def run(path: Path) -> int:
         sys.stderr.write(f"ops-agent: another keeper holds {path}: see systemctl status airflow-scheduler\n")
         return 1
     began = time.monotonic()
-    notify_systemd("STATUS=importing Airflow")
     preloaded = airflow_scheduler.preload()
     threads = "one thread" if preloaded else "more than one thread: each scheduler starts in a fresh interpreter"
     main = airflow_scheduler.run if preloaded else airflow_scheduler.run_afresh

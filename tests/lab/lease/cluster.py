@@ -69,7 +69,10 @@ class Cluster:
         names = ("roles.sql", "database.sql")
         templates = [plays.template(f"roles/postgres/templates/{name}.j2", directory / name) for name in names]
         include = {"ansible.builtin.include_role": {"name": "postgres", "tasks_from": "preflight.yml", "public": True}}
-        here = {"postgres_listen_address": "{{ ansible_facts['all_ipv4_addresses'][0] }}"}
+        here = {
+            "postgres_listen_address": "{{ ansible_facts['all_ipv4_addresses'][0] }}",
+            "airflow_scheduler_mode": "active_standby",
+        }
         plays.run([plays.play("pg1", here, plays.FACTS, include, *templates)], directory)
         self.scripts = [(directory / name).read_text() for name in names]
         shell(CREATE)
@@ -113,6 +116,6 @@ class Cluster:
 
 def ask(connection: Any, statement: str, *values: Any) -> Any:
     with connection.cursor() as cursor:
-        cursor.execute(statement, values or None)
+        cursor.execute(statement, (values[0] if values and isinstance(values[0], dict) else values) or None)
         row = cursor.fetchone() if cursor.description else None
         return row[0] if row else None

@@ -86,11 +86,15 @@ def written(cluster: Cluster, host: str) -> int:
 def assert_taken_over(cluster: Cluster, active: Running, standby: Running, within: float) -> None:
     """The standby writes after a pause of at most so many seconds, and the old one never again."""
     until(lambda: written(cluster, standby.host), within + 5)
-    [(pause, late)] = cluster.admin(
-        f"""SELECT extract(epoch FROM min(at) FILTER (WHERE note = '{standby.host}')
-                 - max(at) FILTER (WHERE note = '{active.host}')),
-          count(*) FILTER (WHERE note = '{active.host}' AND at > (SELECT max(at) FROM ops.lease_event WHERE event = 'fenced'))
-        FROM task_instance"""
+    pause, late = cluster.ask(
+        "postgres",
+        """SELECT ARRAY[
+          extract(epoch FROM min(at) FILTER (WHERE note = %(new)s) - max(at) FILTER (WHERE note = %(old)s)),
+          count(*) FILTER (
+            WHERE note = %(old)s AND at > (SELECT max(e.at) FROM ops.lease_event AS e WHERE event = 'fenced')
+          )
+        ] FROM task_instance""",
+        {"new": standby.host, "old": active.host},
     )
     sys.stderr.write(f"pause {float(pause) * 1000:.0f} ms\n")
     assert (late, 0 < pause < within) == (0, True), f"pause {pause} s"

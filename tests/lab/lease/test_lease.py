@@ -288,6 +288,17 @@ def test_suspended_lease_lets_every_scheduler_write_and_nobody_take_it(cluster: 
     assert status(cluster, "sched1")["writes"] is False
 
 
+def test_converge_without_the_lease_lets_every_scheduler_write(cluster: Cluster) -> None:
+    acquire(cluster.connect("keeper_sched1"))
+    without = (
+        cluster.scripts[1].replace("suspended <> false", "suspended <> true").replace("suspend(false)", "suspend(true)")
+    )
+    assert psql(without).strip() == "let the lease choose the scheduler"
+    assert psql(without) == ""
+    assert cluster.ask("scheduler_sched2", "SELECT count(*) FROM job") == 0
+    assert psql(cluster.scripts[1]).strip() == "let the lease choose the scheduler"
+
+
 def test_epoch_never_goes_back_even_for_the_superuser(cluster: Cluster) -> None:
     acquire(cluster.connect("keeper_sched1"))
     for statement in ("UPDATE ops.scheduler_lease SET epoch = epoch - 1", "DELETE FROM ops.scheduler_lease"):
