@@ -203,6 +203,7 @@ class Protocol:
     _give_back: _GiveBack | None = None
     _readmit: bool = False
     _notified: bool = False
+    _renew_first: bool = False
     _resend_after: float | None = None
     _hand_over_to: str | None = None
     _kill_why: str = ""
@@ -277,7 +278,7 @@ class Protocol:
             self._next_call = self._now if self._readmit else self._now + self.timing.poll
             return
         self._extend_lease()
-        self._hand_over_to, self.sent_through = None, None
+        self._renew_first, self._hand_over_to, self.sent_through = False, None, None
         self._change(State.FENCING, answer.get("why", ""))
         self._next_call = self._now
         if self._leaving:
@@ -297,6 +298,7 @@ class Protocol:
             self._lose("the lease was lost")
             return
         self._extend_lease()
+        self._renew_first = False
         self._next_call = self._call_sent + self.timing.renew
         if self.state is State.FENCING:
             self._next_call = self._now
@@ -310,6 +312,8 @@ class Protocol:
         self.renewed = self._call_sent
 
     def _failed(self, error: str) -> None:
+        # A fence that failed took its time. One that succeeds is never put off, however slow the database.
+        self._renew_first = self._call is not None and self._call.verb is Verb.FENCE
         self._call = None
         self.failure = error or "no answer"
         self._next_call = self._now + self.timing.retry
@@ -414,7 +418,7 @@ class Protocol:
             # Should the process not die of it, the lease runs out and the next holder fences this one.
             return None
         by = min(by, self.deadline)
-        if self.state is State.FENCING and self._now < self.renewed + self.timing.renew:
+        if self.state is State.FENCING and not self._renew_first:
             return Call(Verb.FENCE, min(self._now + self.timing.fence_timeout, self.deadline), self.epoch)
         return Call(Verb.RENEW, by, self.epoch, sent_through=self.sent_through)
 

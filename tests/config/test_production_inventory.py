@@ -62,8 +62,9 @@ def test_vault_holds_a_strong_secret_of_its_own_for_every_name_that_is_used(vaul
     wiring = (ROOT / "inventories/wiring.yml").read_text()
     assert set(secrets) == set(re.findall(r"\bvault_\w+", wiring))
     schedulers = secrets.pop("vault_postgres_scheduler_passwords")
-    assert set(schedulers) == {"sched1", "sched2"}
-    values = [*secrets.values(), *schedulers.values()]
+    keepers = secrets.pop("vault_postgres_keeper_passwords")
+    assert set(schedulers) == set(keepers) == {"sched1", "sched2"}
+    values = [*secrets.values(), *schedulers.values(), *keepers.values()]
     assert len(set(values)) == len(values)
     assert min(len(value) for value in values) >= 32
 

@@ -67,7 +67,8 @@ class World:
         self.time = 0.0
         self.events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self.order = itertools.count()
-        self.calm = self.random.random() < 0.1
+        # A calm schedule knows no fault but an operator; every schedule is calm in the end.
+        self.calm = self.calm_now = self.random.random() < 0.1
         speed = self.random.uniform(0.99, 1.01)
         self.database = Database(lambda: self.time * speed + 1000, HOSTS, broken)
         self.database_up = True
@@ -122,6 +123,7 @@ class World:
             self.at(self.random.uniform(1.5, FAULTS_UNTIL), kind, self.hosts[self.random.choice(HOSTS)])
 
     def heal(self) -> None:
+        self.calm_now, self.slow = True, min(self.slow, 0.1)
         for host in self.hosts.values():
             host.cut_off = False
             self.resume(host)
@@ -214,7 +216,7 @@ class World:
     def send(self, host: Host, what: Callable[..., None], *arguments: Any, late: float = 0.0) -> float:
         """Deliver sooner or later, or never; what was sent before a partition may arrive long after it."""
         delay = self.delay() + late
-        if host.cut_off or (not self.calm and self.random.random() < 0.01):
+        if host.cut_off or (not self.calm_now and self.random.random() < 0.01):
             if self.random.random() < 0.5:
                 return self.time
             delay += self.random.choice((0.5, 5.0, 20.0)) * self.random.random()
@@ -241,7 +243,7 @@ class World:
             return
         actions = host.protocol.step(self.clock(host), event)
         for number, action in enumerate(actions):
-            if not self.calm and isinstance(action, p.Start) and self.random.random() < 0.05:
+            if not self.calm_now and isinstance(action, p.Start) and self.random.random() < 0.05:
                 # Stopped between the decision and the deed.
                 host.paused = True
                 host.waiting.extend(lambda a=later: self.act(host, life, a) for later in actions[number:])  # type: ignore[misc]
@@ -279,12 +281,12 @@ class World:
         left = (call.deadline - self.clock(host)) / host.speed
         self.at(max(0.0, left), self.give_up, host, life, number)
         # Rare calls are unlucky more often, or their misfortunes would never meet others.
-        unlucky = call.verb in (p.Verb.FENCE, p.Verb.READMIT) and not self.calm and self.random.random() < 0.1
+        unlucky = call.verb in (p.Verb.FENCE, p.Verb.READMIT) and not self.calm_now and self.random.random() < 0.1
         late = self.random.uniform(1, 16) if unlucky else 0.0
         # Without a session, connecting is part of the call.
         host.in_transit_until = self.send(host, self.serve, host, life, number, call, host.session, late=late)
         stops = 0.05 if call.verb in (p.Verb.FENCE, p.Verb.READMIT) else 0.002
-        if not self.calm and self.random.random() < stops:
+        if not self.calm_now and self.random.random() < stops:
             host.paused = True
             self.at(self.random.choice((0.5, 8.0)), self.resume, host)
 

@@ -81,6 +81,11 @@ def test_fence_that_fails_is_tried_again_after_a_renewal(bench: Bench) -> None:
     assert calls(bench.answer(held=True, hand_over_to=None)) == [p.Verb.FENCE]
 
 
+def test_fence_is_not_put_off_by_a_database_slower_than_a_renewal_is_due(bench: Bench) -> None:
+    bench.step()
+    assert calls(bench.answer(after=1.4, granted=True, epoch=7, holder="me", admitted=True)) == [p.Verb.FENCE]
+
+
 def test_lease_is_counted_from_when_the_renewal_was_sent(bench: Bench) -> None:
     bench.activate()
     bench.step(after=TIMING.renew)
