@@ -2,6 +2,7 @@
 
 import configparser
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,15 @@ OVERRIDE = {"airflow_config": {"core": {"parallelism": 7}, "smtp": {"smtp_host":
 ROLES = {
     "web1": ["airflow", "airflow_api_server"],
     "sched1": ["airflow", "airflow_scheduler", "airflow_dag_processor", "airflow_triggerer"],
+    "sched2": ["airflow", "airflow_scheduler"],
     "worker-io1": ["airflow", "airflow_worker"],
 }
+# One scheduler host as the lab runs it, one with the lease keeper.
+MODES = {"sched2": {"airflow_scheduler_mode": "active_standby"}}
 UNITS = {
     "web1": ["airflow-api-server.service"],
     "sched1": ["airflow-scheduler.service", "airflow-dag-processor.service", "airflow-triggerer.service"],
+    "sched2": ["airflow-scheduler.service"],
     "worker-io1": ["airflow-worker.service", "airflow-worker.slice"],
 }
 ALL_UNITS = [(host, unit) for host, units in UNITS.items() for unit in units]
@@ -53,7 +58,9 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, st
         if host == "sched1":
             files.append(plays.template("roles/airflow_scheduler/templates/scheduler.env.j2", out / "sched1.env"))
             files.append(plays.template("roles/airflow/templates/migrate.env.j2", out / "sched1.migrate"))
-        hosts.append(plays.play(host, SECRETS | OVERRIDE, *[_preflight(role) for role in roles], *files))
+        hosts.append(
+            plays.play(host, SECRETS | OVERRIDE | MODES.get(host, {}), *[_preflight(role) for role in roles], *files)
+        )
     plays.run(hosts, out)
     return {
         host: {path.name.removeprefix(f"{host}."): path.read_text() for path in out.glob(f"{host}.*")} for host in ROLES
@@ -109,6 +116,12 @@ def test_units_name_one_environment_and_one_configuration(
     text = rendered[host][unit]
     assert "/opt/airflow/current" not in text
     assert text.count("AIRFLEET_GENERATION=") == 1
+
+
+def test_scheduler_under_the_lease_is_kept_and_watched(rendered: dict[str, dict[str, str]]) -> None:
+    unit = rendered["sched2"]["airflow-scheduler.service"]
+    assert re.search(r"^ExecStart=\S+/bin/ops-agent scheduler --config /etc/airflow/keeper.json$", unit, re.MULTILINE)
+    assert re.findall(r"^(?:Type|WatchdogSec)=(\S+)$", unit, re.MULTILINE) == ["exec", "notify", "5"]
 
 
 def test_worker_stops_its_main_process_and_waits_longer_than_it_drains(rendered: dict[str, dict[str, str]]) -> None:
