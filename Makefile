@@ -47,7 +47,7 @@ test-simulation: .venv/.locked ## the scheduler lease through 100,000 schedules 
 	python -m tests.simulation.run
 
 test-config: lab-up ## every rendered file through its own checker, which the lab's machines have
-	pytest -q tests/config
+	pytest -q -n auto tests/config
 
 test-lab: .venv/.locked ## the lab that `make lab` left, proved by testinfra
 	pytest -q tests/lab
