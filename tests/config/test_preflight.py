@@ -53,6 +53,7 @@ def _secrets() -> dict[str, Any]:
     secrets: dict[str, Any] = {name: f"{STRONG}{number}" for number, name in enumerate(names)}
     secrets["vault_airflow_fernet_key"] = "a1I5dlgybVE3dEx3NHpCYWtSOXZYMm1RN3RMdzR6QmE="
     secrets["vault_postgres_scheduler_passwords"] = {"sched1": f"{STRONG}s1", "sched2": f"{STRONG}s2"}
+    secrets["vault_postgres_keeper_passwords"] = {"sched1": f"{STRONG}k1", "sched2": f"{STRONG}k2"}
     return secrets
 
 
@@ -69,6 +70,7 @@ def variables() -> dict[str, Any]:
         "ansible_connection": "local",
         "ansible_become": False,
         "ansible_python_interpreter": sys.executable,
+        "airflow_scheduler_mode": "single",
         "preflight_distribution": here["ID"].capitalize(),
         "preflight_releases": [here["VERSION_ID"].split(".")[0]],
     }
