@@ -38,3 +38,20 @@ def run(plays: list[dict[str, Any]], directory: Path, environment: str = "lab") 
     settings = os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_STRATEGY": "linear"}
     done = subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def refusals(host: str, role: str, cases: dict[str, dict[str, Any]], directory: Path) -> dict[str, str]:
+    """Run a role's preflight once a case with that case's variables; return what it refused, "" where it passed."""
+    # With its suffix, so that Ansible does not validate the arguments first and the role's own words are read.
+    preflight = {"ansible.builtin.include_role": {"name": role, "tasks_from": "preflight.yml", "public": True}}
+    caught = [
+        play(
+            host,
+            variables,
+            FACTS,
+            {"block": [preflight], "rescue": [write("{{ ansible_failed_result.msg }}", directory / name)]},
+        )
+        for name, variables in cases.items()
+    ]
+    run(caught, directory)
+    return {name: (directory / name).read_text() if (directory / name).exists() else "" for name in cases}

@@ -100,21 +100,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.fixture(scope="module")
 def refusals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    out = tmp_path_factory.mktemp("preflight")
-    cases = [
-        plays.play(
-            "mq1",
-            SECRETS | ADDRESS | variables,
-            plays.FACTS,
-            {
-                "block": [{"ansible.builtin.include_role": PREFLIGHT}],
-                "rescue": [plays.write("{{ ansible_failed_result.msg }}", out / name)],
-            },
-        )
-        for name, (variables, _) in REFUSED.items()
-    ]
-    plays.run(cases, out)
-    return {name: (out / name).read_text() if (out / name).exists() else "" for name in REFUSED}
+    cases = {name: SECRETS | ADDRESS | variables for name, (variables, _) in REFUSED.items()}
+    return plays.refusals("mq1", "rabbitmq", cases, tmp_path_factory.mktemp("preflight"))
 
 
 @pytest.mark.parametrize("case", REFUSED)
