@@ -1,7 +1,7 @@
-"""Chain hop: from a task's end to its successor's start, with airfleet's scheduler settings and with stock ones.
+"""Chain hop: from a task's end to its successor's start, with airfleet's `scheduler_idle_sleep_time` and the stock one.
 
-Both run on the same lab, the same DAG (`fleet_chain`) and the same worker, in turn. Stock means the options named in
-`STOCK` at Airflow's own defaults, set by a drop-in on the active scheduler that is taken away again at the end.
+Both run on the same lab, DAG (`fleet_chain`) and worker, in turn. Stock means that option, and nothing
+else, at Airflow's own default, set by a drop-in on the active scheduler that is taken away again at the end.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def main() -> int:
     return report(
         [
             Figure("chain hop, median", hop, "s", 0.35),
-            Figure("chain hop with stock scheduler settings, against ours", ratio, "times", 1, at_least=True),
+            Figure("chain hop with stock scheduler_idle_sleep_time, against ours", ratio, "times", 1, at_least=True),
         ]
     )
 
