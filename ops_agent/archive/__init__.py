@@ -1,0 +1,1 @@
+"""Takes finished runs out of the metadata database into Parquet files, and puts them back."""
