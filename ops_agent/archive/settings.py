@@ -25,7 +25,6 @@ class Settings:
     user: str = "archive"
     policy_file: Path = Path("/etc/metadata-archive/policy.yml")
     state_directory: Path = Path("/var/lib/metadata-archive/state")
-    metrics_file: Path | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -38,7 +37,6 @@ def load(file: Path = FILE) -> Settings:
         user=raw["user"],
         policy_file=Path(raw["policy_file"]),
         state_directory=Path(raw["state_directory"]),
-        metrics_file=Path(raw["metrics_file"]),
         environment=raw["environment"],
     )
 
