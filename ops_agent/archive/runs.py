@@ -107,7 +107,7 @@ def metrics(history: History) -> str:
     for kind, table in (("gauge", _GAUGES), ("counter", _COUNTERS)):
         for name, (meaning, value) in table.items():
             full = f"metadata_archive_{name}"
-            lines += [f"# HELP {full} {meaning}", f"# TYPE {full} {kind}", f"{full} {value(history):g}"]
+            lines += [f"# HELP {full} {meaning}", f"# TYPE {full} {kind}", f"{full} {value(history):.15g}"]
     return "\n".join(lines) + "\n"
 
 
