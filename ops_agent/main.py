@@ -1,4 +1,4 @@
-"""The `ops-agent` command: what `ops` runs on a host. Standard library only, and one module a verb."""
+"""The `ops-agent` command: what `ops` runs on a host. One module a verb; what only some hosts have is imported late."""
 
 import argparse
 import json
@@ -6,24 +6,28 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ops_agent import settings, status
+from ops_agent import operation, settings, status
 
 
 def run(words: Sequence[str] | None = None) -> int:
-    """Run one verb and return its exit code: 0 done, 1 failed, 2 usage."""
+    """Run one verb and return its exit code: 0 done, 1 failed, 2 usage, 5 lock held by another."""
     parser = argparse.ArgumentParser(prog="ops-agent", description=__doc__)
     parser.add_argument("--settings", type=Path, default=settings.DIRECTORY, help="directory of agent.json")
     verbs = parser.add_subparsers(dest="verb", required=True)
     verb = verbs.add_parser("status", help="print what this host runs and how it is")
     verb.add_argument("--json", action="store_true", help="on one line, for `ops`; otherwise indented")
+    verb.set_defaults(run=_status)
     verb = verbs.add_parser("scheduler", help="keep the scheduler lease and run Airflow's scheduler while it is held")
     verb.add_argument("--config", type=Path, default=Path("/etc/airflow/keeper.json"), help="file that says how")
+    verb.set_defaults(run=_scheduler)
+    verb = verbs.add_parser("operation", help="hold a lock of the fleet's for as long as standard input stays open")
+    verb.add_argument("--lock", required=True, choices=("scheduler", "dags", "metadata"), help="what is being changed")
+    verb.set_defaults(run=lambda arguments: operation.hold(arguments.lock))
     arguments = parser.parse_args(words)
-    if arguments.verb == "scheduler":
-        # Beside Airflow alone are psycopg2 and prometheus_client to be found.
-        from ops_agent.lease import main as keeper  # noqa: PLC0415
+    return int(arguments.run(arguments))
 
-        return keeper.run(arguments.config)
+
+def _status(arguments: argparse.Namespace) -> int:
     try:
         host = settings.load(arguments.settings)
     except (OSError, ValueError, KeyError) as error:
@@ -32,3 +36,10 @@ def run(words: Sequence[str] | None = None) -> int:
     sys.stdout.write(json.dumps(status.collect(host), indent=None if arguments.json else 2) + "\n")
     sys.stdout.flush()
     return 0
+
+
+def _scheduler(arguments: argparse.Namespace) -> int:
+    # Beside Airflow alone are psycopg2 and prometheus_client to be found.
+    from ops_agent.lease import main as keeper  # noqa: PLC0415
+
+    return keeper.run(arguments.config)
