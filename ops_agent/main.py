@@ -6,7 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ops_agent import operation, settings, status
+from ops_agent import analyze, operation, settings, status
+from ops_agent.archive import commands as archive
+from ops_agent.commands import ProbeError
 
 
 def run(words: Sequence[str] | None = None) -> int:
@@ -23,6 +25,9 @@ def run(words: Sequence[str] | None = None) -> int:
     verb = verbs.add_parser("operation", help="hold a lock of the fleet's for as long as standard input stays open")
     verb.add_argument("--lock", required=True, choices=("scheduler", "dags", "metadata"), help="what is being changed")
     verb.set_defaults(run=lambda arguments: operation.hold(arguments.lock))
+    verb = verbs.add_parser("analyze", help="print what the metadata database spends its time and space on")
+    verb.set_defaults(run=_analyze)
+    archive.add_parser(verbs)
     arguments = parser.parse_args(words)
     return int(arguments.run(arguments))
 
@@ -43,3 +48,13 @@ def _scheduler(arguments: argparse.Namespace) -> int:
     from ops_agent.lease import main as keeper  # noqa: PLC0415
 
     return keeper.run(arguments.config)
+
+
+def _analyze(_arguments: argparse.Namespace) -> int:
+    try:
+        report = analyze.report()
+    except ProbeError as error:
+        sys.stderr.write(f"ops-agent: {error}\n")
+        return 1
+    sys.stdout.write(json.dumps(report) + "\n")
+    return 0

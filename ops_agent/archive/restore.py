@@ -6,6 +6,7 @@ are kept and sequences are not touched: an id that its sequence never gave out i
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
 RUNS = "public.dag_run"
+_ANALYZE_ROWS = 10_000
 
 # Foreign keys are checked below, by the batch and with the parents locked; the server's triggers do it by the row.
 _BEGIN = """
@@ -93,8 +95,7 @@ class _Keys:
 
         gone = set(found)
         left = [number for number in range(self.rows.num_rows) if number not in gone]
-        rows = self.rows.take(pa.array(left, pa.int64()))
-        return _Keys(self.child, self.columns, self.parent, self.parent_columns, rows)
+        return dataclasses.replace(self, rows=self.rows.take(pa.array(left, pa.int64())))
 
     def __str__(self) -> str:
         row = self.rows.slice(0, 1).to_pylist()[0]
@@ -105,11 +106,16 @@ class _Keys:
 class Restorer:
     """Puts batches back into one database; `sources` is where missing parents are looked for, newest first."""
 
-    def __init__(self, connection: Any, sources: Sequence[Source], tell: Callable[[Outcome], None]) -> None:
+    def __init__(
+        self, connection: Any, sources: Sequence[Source], tell: Callable[[Outcome], None], *, dry_run: bool = False
+    ) -> None:
         self.connection = connection
         self.sources = sources
         self.tell = tell
+        self.dry_run = dry_run
         self.outcome = Outcome()
+        # What was fetched as somebody's parent, by table and root.
+        self._fetched: set[tuple[str, str]] = set()
         names = {table.name for source in sources for table in source.manifest.tables}
         self.live = live.schema(connection, names)
         self.sequences = live.sequences(connection, names)
@@ -123,6 +129,13 @@ class Restorer:
                 self._present(source, batch, source.rows(batch, RUNS))
         for batch in source.in_order():
             self.batch(source, batch, None)
+
+    def analyze(self) -> None:
+        """Give the planner figures of the tables that grew; the server's own turn may be a minute away."""
+        for name, rows in self.outcome.rows.items():
+            if rows >= _ANALYZE_ROWS:
+                self.connection.execute(f"ANALYZE {_target(name)}")
+                self.connection.commit()
 
     def run(self, dag_id: str, run_id: str) -> None:
         """Put one run back from the newest archive that has it; raise RestoreError if none has."""
@@ -145,8 +158,9 @@ class Restorer:
         """Put the rows of `roots` (all if None) of one batch back, after the parents that they need."""
         found = _of(source.rows(batch, batch.family), roots)
         present = self._present(source, batch, found)
-        self.outcome.present += len(present)
         wanted = set(found.column(ROOT_COLUMN).to_pylist()) - present
+        wanted -= {root for family, root in self._fetched if family == batch.family}
+        self.outcome.present += len(present - {root for family, root in self._fetched if family == batch.family})
         if not wanted:
             return
         tables = [table for table in source.manifest.tables if any(file.table == table.name for file in batch.files)]
@@ -157,17 +171,21 @@ class Restorer:
         for keys in outside:
             if (missing := self._missing(keys)).rows.num_rows:
                 self._fetch(missing)
+        if not self.dry_run:
+            self._write(tables, rows, outside)
+        for table in tables:
+            self.outcome.rows[table.name] = self.outcome.rows.get(table.name, 0) + rows[table.name].num_rows
+        if batch.family == RUNS:
+            self.outcome.runs += [int(root) for root in wanted]
+        self.tell(self.outcome)
+
+    def _write(self, tables: Sequence[Table], rows: dict[str, Any], outside: Sequence[_Keys]) -> None:
         with self.connection.transaction():
             self.connection.execute(_BEGIN)
             for keys in outside:
                 self._lock(keys)
             for table in tables:
                 self._copy(table, rows[table.name])
-        for table in tables:
-            self.outcome.rows[table.name] = self.outcome.rows.get(table.name, 0) + rows[table.name].num_rows
-        if batch.family == RUNS:
-            self.outcome.runs += [int(root) for root in wanted]
-        self.tell(self.outcome)
 
     def _refuse_misfits(self, source: Source, tables: Iterable[Table]) -> None:
         if lines := live.misfits(list(tables), self.live):
@@ -227,10 +245,10 @@ class Restorer:
         for source in self.sources:
             for batch in source.batches:
                 if (parents := source.rows(batch, missing.parent)) is not None:
-                    roots = _roots(parents, source.manifest.table(missing.parent), missing)
+                    roots, missing = _roots(parents, source.manifest.table(missing.parent), missing)
                     if roots:
                         self.batch(source, batch, roots)
-                        missing = self._missing(missing)
+                        self._fetched |= {(batch.family, root) for root in roots}
                     if not missing.rows.num_rows:
                         return
         raise RestoreError(f"{missing}, which neither the database nor an archive has any more")
@@ -245,8 +263,10 @@ class Restorer:
     def _copy(self, table: Table, rows: Any) -> None:
         columns = [column for column in table.columns if not self.live[table.name][column.name].generated]
         names = ", ".join(_quoted(column.name) for column in columns)
-        target = ".".join(_quoted(part) for part in table.name.split(".", 1))
-        with self.connection.cursor() as cursor, cursor.copy(f"COPY {target} ({names}) FROM STDIN") as copy:
+        with (
+            self.connection.cursor() as cursor,
+            cursor.copy(f"COPY {_target(table.name)} ({names}) FROM STDIN") as copy,
+        ):
             for chunk in copy_text.chunks(rows, columns):
                 copy.write(chunk)
 
@@ -283,15 +303,17 @@ def _distinct(rows: Any, table: Table, columns: Sequence[str], names: Sequence[s
     return pa.table(texts, names=list(names)).drop_null().group_by(list(names)).aggregate([])
 
 
-def _roots(parents: Any, table: Table, missing: _Keys) -> set[str]:
-    """Return the roots of those parents that are missing."""
+def _roots(parents: Any, table: Table, missing: _Keys) -> tuple[set[str], _Keys]:
+    """Return the roots of the parents that are missing, and the keys that are not among them."""
     import pyarrow as pa  # noqa: PLC0415
 
     types = {column.name: column for column in table.columns}
     texts = [copy_text.texts(parents.column(name), types[name]) for name in missing.parent_columns]
-    named = pa.table([parents.column(ROOT_COLUMN), *texts], names=[ROOT_COLUMN, *missing.parent_columns])
-    found = named.join(missing.rows, list(missing.parent_columns), join_type="left semi")
-    return set(found.column(ROOT_COLUMN).to_pylist())
+    names = list(missing.parent_columns)
+    named = pa.table([parents.column(ROOT_COLUMN), *texts], names=[ROOT_COLUMN, *names])
+    found = named.join(missing.rows, names, join_type="left semi")
+    left = missing.rows.join(named.select(names), names, join_type="left anti")
+    return set(found.column(ROOT_COLUMN).to_pylist()), dataclasses.replace(missing, rows=left)
 
 
 def _join(
@@ -310,8 +332,12 @@ def _join(
         f"p.{_quoted(name)} = k.c{number}::{types[column].type}"
         for number, (name, column) in enumerate(zip(names, columns, strict=True))
     )
-    target = ".".join(_quoted(part) for part in (parent or table.name).split(".", 1))
+    target = _target(parent or table.name)
     return f"FROM unnest({lists}) WITH ORDINALITY AS k({aliases}, n) JOIN {target} p ON {matches}", values
+
+
+def _target(table: str) -> str:
+    return ".".join(_quoted(part) for part in table.split(".", 1))
 
 
 def _quoted(name: str) -> str:

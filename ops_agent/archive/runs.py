@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,8 @@ class History:
         )
 
 
-_GAUGES = {
+_Table = Mapping[str, tuple[str, Callable[[History], float]]]
+_GAUGES: _Table = {
     "last_run_timestamp_seconds": ("When the last vacuum ended.", lambda history: history.last.finished_at),
     "last_success_timestamp_seconds": ("When the last good vacuum ended.", lambda history: history.succeeded_at or 0),
     "last_run_duration_seconds": ("How long the last vacuum took.", lambda history: history.last.seconds),
@@ -61,7 +63,7 @@ _GAUGES = {
         lambda history: history.last.longest_transaction_seconds,
     ),
 }
-_COUNTERS = {
+_COUNTERS: _Table = {
     "runs_total": ("Vacuums that ended, well or not.", lambda history: history.runs),
     "failures_total": ("Vacuums that failed.", lambda history: history.failures),
     "rows_total": ("Rows that vacuums moved out.", lambda history: history.rows),
