@@ -24,8 +24,9 @@ def chunks(rows: Any, columns: Sequence[Column], *, size: int = 5000) -> Iterato
     for start in range(0, rows.num_rows, size):
         part = rows.slice(start, size)
         fields = [_field(part.column(column.name), column) for column in columns]
-        lines = compute.binary_join_element_wise(*fields, "\t", null_handling="replace", null_replacement=r"\N")
-        ended = compute.binary_join_element_wise(lines, "\n", "")
+        tab, newline, nothing = (pa.scalar(text, pa.large_string()) for text in ("\t", "\n", ""))
+        lines = compute.binary_join_element_wise(*fields, tab, null_handling="replace", null_replacement=r"\N")
+        ended = compute.binary_join_element_wise(lines, newline, nothing)
         yield b"".join(_bytes(chunk) for chunk in (ended.chunks if isinstance(ended, pa.ChunkedArray) else [ended]))
 
 

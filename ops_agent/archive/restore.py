@@ -114,8 +114,15 @@ class Restorer:
         self.tell = tell
         self.dry_run = dry_run
         self.outcome = Outcome()
-        # What was fetched as somebody's parent, by table and root.
-        self._fetched: set[tuple[str, str]] = set()
+        # Families that other families refer to, and their roots that are put back (or would be): by table and root.
+        self._shared = {
+            source.manifest.table(reference.parent).family
+            for source in sources
+            for table in source.manifest.tables
+            for reference in table.references
+            if any(parent.name == reference.parent for parent in source.manifest.tables)
+        } - {RUNS}
+        self._done: set[tuple[str, str]] = set()
         names = {table.name for source in sources for table in source.manifest.tables}
         self.live = live.schema(connection, names)
         self.sequences = live.sequences(connection, names)
@@ -159,8 +166,9 @@ class Restorer:
         found = _of(source.rows(batch, batch.family), roots)
         present = self._present(source, batch, found)
         wanted = set(found.column(ROOT_COLUMN).to_pylist()) - present
-        wanted -= {root for family, root in self._fetched if family == batch.family}
-        self.outcome.present += len(present - {root for family, root in self._fetched if family == batch.family})
+        done = {root for family, root in self._done if family == batch.family}
+        wanted -= done
+        self.outcome.present += len(present - done)
         if not wanted:
             return
         tables = [table for table in source.manifest.tables if any(file.table == table.name for file in batch.files)]
@@ -177,6 +185,8 @@ class Restorer:
             self.outcome.rows[table.name] = self.outcome.rows.get(table.name, 0) + rows[table.name].num_rows
         if batch.family == RUNS:
             self.outcome.runs += [int(root) for root in wanted]
+        if batch.family in self._shared:
+            self._done |= {(batch.family, root) for root in wanted}
         self.tell(self.outcome)
 
     def _write(self, tables: Sequence[Table], rows: dict[str, Any], outside: Sequence[_Keys]) -> None:
@@ -248,7 +258,6 @@ class Restorer:
                     roots, missing = _roots(parents, source.manifest.table(missing.parent), missing)
                     if roots:
                         self.batch(source, batch, roots)
-                        self._fetched |= {(batch.family, root) for root in roots}
                     if not missing.rows.num_rows:
                         return
         raise RestoreError(f"{missing}, which neither the database nor an archive has any more")
