@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ops_cli import status
+from ops_cli import analyze, archive, status, vacuum
 from ops_cli.errors import ExitCode, OpsError
 
 _TRACEBACK_VERBOSITY = 2
@@ -19,6 +19,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("status")(status.status)
+app.command("vacuum")(vacuum.vacuum)
+app.add_typer(archive.app, name="archive")
+app.add_typer(analyze.app, name="db")
 
 
 @app.callback(invoke_without_command=True)

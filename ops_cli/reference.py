@@ -2,6 +2,7 @@
 
 import inspect
 import sys
+from collections.abc import Iterator
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -37,15 +38,18 @@ def page() -> str:
     if not isinstance(group, TyperGroup):
         raise TypeError("the app has one command alone and no longer a group")
     parts = [_HEAD, "## Options before the command\n", _options(group, "ops")]
-    for name, command in group.commands.items():
-        if isinstance(command, TyperCommand):
-            parts += [
-                f"## `ops {name}`\n",
-                inspect.cleandoc(command.help or "") + "\n",
-                _options(command, f"ops {name}"),
-            ]
+    for name, command in _commands(group, "ops"):
+        parts += [f"## `{name}`\n", inspect.cleandoc(command.help or "") + "\n", _options(command, name)]
     codes = [f"| {code.value} | {_MEANINGS[code]} |" for code in ExitCode]
     return "\n".join([*parts, "## Exit codes\n", "| code | meaning |", "|---|---|", *codes]) + "\n"
+
+
+def _commands(group: TyperGroup, prefix: str) -> Iterator[tuple[str, TyperCommand]]:
+    for name, command in group.commands.items():
+        if isinstance(command, TyperGroup):
+            yield from _commands(command, f"{prefix} {name}")
+        elif isinstance(command, TyperCommand):
+            yield f"{prefix} {name}", command
 
 
 def _options(command: TyperCommand | TyperGroup, usage: str) -> str:
