@@ -109,16 +109,15 @@ def _verify(arguments: argparse.Namespace, _settings: Settings, store: Store) ->
 
 
 def _restore(arguments: argparse.Namespace, settings: Settings, store: Store) -> None:
-    import psycopg  # noqa: PLC0415
-
-    from ops_agent.archive import holds, lock  # noqa: PLC0415
+    from ops_agent.archive import holds, lock, session  # noqa: PLC0415
     from ops_agent.archive.policy import duration  # noqa: PLC0415
     from ops_agent.archive.restore import Restorer  # noqa: PLC0415
 
     keep = duration(arguments.keep_for, "--keep-for")
     sources = list(_sources(store, first=arguments.archive))
     progress = _Progress()
-    with psycopg.connect(settings.dsn) as connection, lock.hold(connection, f"restore by {arguments.who}"):
+    who = f"restore by {arguments.who}"
+    with session.connect(settings.dsn, who) as connection, lock.hold(connection, who):
         restorer = Restorer(connection, sources, progress.restored, dry_run=arguments.dry_run)
         try:
             if arguments.run:
@@ -135,12 +134,11 @@ def _restore(arguments: argparse.Namespace, settings: Settings, store: Store) ->
 
 
 def _prune(arguments: argparse.Namespace, settings: Settings, store: Store) -> None:
-    import psycopg  # noqa: PLC0415
-
-    from ops_agent.archive import listing, lock, prune  # noqa: PLC0415
+    from ops_agent.archive import listing, lock, prune, session  # noqa: PLC0415
     from ops_agent.archive.policy import duration  # noqa: PLC0415
 
-    with psycopg.connect(settings.dsn) as connection, lock.hold(connection, f"prune by {arguments.who}"):
+    who = f"prune by {arguments.who}"
+    with session.connect(settings.dsn, who) as connection, lock.hold(connection, who):
         if arguments.older_than:
             age = duration(arguments.older_than, "--older-than")
             chosen = prune.older_than(archives(store), age.total_seconds()) if age else []

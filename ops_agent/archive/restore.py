@@ -104,7 +104,10 @@ class _Keys:
 
 
 class Restorer:
-    """Puts batches back into one database; `sources` is where missing parents are looked for, newest first."""
+    """Puts batches back, by a session that commits every statement.
+
+    `sources` is where missing parents are looked for, newest first; with `dry_run` everything but the writing is done.
+    """
 
     def __init__(
         self, connection: Any, sources: Sequence[Source], tell: Callable[[Outcome], None], *, dry_run: bool = False
@@ -126,7 +129,6 @@ class Restorer:
         names = {table.name for source in sources for table in source.manifest.tables}
         self.live = live.schema(connection, names)
         self.sequences = live.sequences(connection, names)
-        connection.rollback()
 
     def archive(self, source: Source) -> None:
         """Put a whole archive back; nothing is changed if one of its runs cannot go back."""
@@ -142,7 +144,6 @@ class Restorer:
         for name, rows in self.outcome.rows.items():
             if rows >= _ANALYZE_ROWS:
                 self.connection.execute(f"ANALYZE {_target(name)}")
-                self.connection.commit()
 
     def run(self, dag_id: str, run_id: str) -> None:
         """Put one run back from the newest archive that has it; raise RestoreError if none has."""
@@ -224,7 +225,6 @@ class Restorer:
             numbers = [number for (number,) in self.connection.execute(f"SELECT k.n {join}", values)]
         else:
             numbers = self._present_runs(table, found)
-        self.connection.rollback()
         names = found.column(ROOT_COLUMN).to_pylist()
         return {names[number - 1] for number in numbers}
 
@@ -247,7 +247,6 @@ class Restorer:
     def _missing(self, keys: _Keys) -> _Keys:
         join, values = _join(keys.child, keys.columns, keys.rows, keys.parent, keys.parent_columns)
         found = [number - 1 for (number,) in self.connection.execute(f"SELECT k.n {join}", values)]
-        self.connection.rollback()
         return keys.without(found)
 
     def _fetch(self, missing: _Keys) -> None:
