@@ -14,7 +14,7 @@ Module map; each imports only what stands above it:
 - `pace`      when to slow down: the latency of a scheduler-like probe, heartbeats, replication lag.
 - `settle`    what is left of a run that was killed: makes files and database agree, batch by batch.
 - `engine`    the loop over families, batches and slices; prints progress.
-- `main`      `ops-agent vacuum`: arguments in, JSON lines out.
+- `vacuum`    `ops-agent vacuum`: arguments in, JSON lines out.
 
 Words: a *family* is a root table with all that hangs off its rows (`dag_run`, or a table that stands alone); a *batch*
 is what one set of files holds; a *slice* is the part of a batch that one transaction deletes.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 _COPY_BYTES = 1 << 20
 
@@ -38,10 +38,10 @@ class Store(Protocol):
     def remove(self, path: str) -> None:
         """Remove an object, or everything below a directory; nothing happens if there is none."""
 
-    def list(self, directory: str) -> list[str]:
+    def list(self, directory: str) -> Sequence[str]:
         """Paths of all objects below a directory, sorted."""
 
-    def directories(self) -> list[str]:
+    def directories(self) -> Sequence[str]:
         """Names at the top of the store."""
 
     def location(self, path: str) -> str:
@@ -103,12 +103,12 @@ class Directory:
         else:
             target.unlink(missing_ok=True)
 
-    def list(self, directory: str) -> list[str]:
+    def list(self, directory: str) -> Sequence[str]:
         """Half-written files are not listed."""
         found = (path for path in (self.root / directory).rglob("*") if path.is_file())
         return sorted(str(path.relative_to(self.root)) for path in found if not path.name.startswith("."))
 
-    def directories(self) -> list[str]:
+    def directories(self) -> Sequence[str]:
         """Names of the directories in it."""
         return sorted(path.name for path in self.root.iterdir() if path.is_dir()) if self.root.is_dir() else []
 
@@ -165,12 +165,12 @@ class ObjectStore:
             self._filesystem.rm(self._path(path), recursive=True)
         self._filesystem.invalidate_cache()
 
-    def list(self, directory: str) -> list[str]:
+    def list(self, directory: str) -> Sequence[str]:
         """Every object below the prefix."""
         prefix = self._root.rstrip("/") + "/"
         return sorted(path.removeprefix(prefix) for path in self._filesystem.find(self._path(directory)))
 
-    def directories(self) -> list[str]:
+    def directories(self) -> Sequence[str]:
         """Return the first parts of its prefixes."""
         try:
             entries = self._filesystem.ls(self._root, detail=True)
