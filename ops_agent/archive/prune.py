@@ -22,11 +22,11 @@ def older_than(archives: Sequence[Archive], seconds: float, now: datetime | None
 
     Raises ArchiveError if a manifest cannot be read: what it is from is not known.
     """
-    limit = (now or datetime.now(UTC)) - timedelta(seconds=seconds)
+    now = now or datetime.now(UTC)
     chosen = []
     for archive in archives:
         manifest = archive.manifest()
-        old = datetime.fromisoformat(manifest.created_at) < limit
+        old = now - datetime.fromisoformat(manifest.created_at) > timedelta(seconds=seconds)
         if manifest.state == PRUNING or (old and manifest.state != RUNNING):
             chosen.append(archive)
     return chosen
