@@ -60,7 +60,7 @@ def failover(  # noqa: PLR0913, PLR0917
         _history(fleet, output)
         return
     switchover.check_arguments(fleet, to, reason)
-    console = Console(stderr=True, highlight=False)
+    console = render.console(stderr=True)
     with console.status("Asking the database and the lease keepers"):
         seen = look(fleet)
     if output is Format.TABLE:

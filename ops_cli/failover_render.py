@@ -13,10 +13,12 @@ _WIDTH_WITHOUT_TERMINAL = 160
 _HISTORY = ("epoch", "at", "kind", "from", "to", "gap", "pause", "first task", "orphans", "by", "why")
 
 
-def console() -> Console:
-    """Return stdout; a pipe has no width of its own."""
-    found = Console(highlight=False)
-    return found if found.is_terminal else Console(highlight=False, width=_WIDTH_WITHOUT_TERMINAL)
+def console(*, stderr: bool = False) -> Console:
+    """Return stdout or stderr; a pipe has no width of its own."""
+    found = Console(highlight=False, stderr=stderr)
+    if not found.is_terminal:
+        found.width = _WIDTH_WITHOUT_TERMINAL
+    return found
 
 
 def topology(seen: Situation) -> Table:
