@@ -222,7 +222,8 @@ def _target(seen: Situation, to: str | None) -> Scheduler:
             return host
     reasons = "; ".join(f"{host.name}: {host.trouble}" for host in chosen) or "there is no other scheduler host"
     look = f".venv/bin/ansible -i inventories/{seen.env} scheduler -ba 'journalctl -n 50 -u airflow-scheduler'"
-    raise RefusedError(f"no healthy standby ({reasons}). Nothing was changed; type: {look}")
+    active = f"{seen.holder} is active, in epoch {seen.lease['epoch']}" if seen.holder else "no scheduler is active"
+    raise RefusedError(f"{active}, and there is no healthy standby ({reasons}). Nothing was changed; type: {look}")
 
 
 def _trouble(seen: Situation) -> str:
