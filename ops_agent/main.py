@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ops_agent import analyze, operation, settings, status
+from ops_agent import analyze, lease_verb, operation, settings, status
 from ops_agent.archive import commands as archive
 from ops_agent.commands import ProbeError
 
@@ -25,6 +25,9 @@ def run(words: Sequence[str] | None = None) -> int:
     verb = verbs.add_parser("operation", help="hold a lock of the fleet's for as long as standard input stays open")
     verb.add_argument("--lock", required=True, choices=("scheduler", "dags", "metadata"), help="what is being changed")
     verb.set_defaults(run=lambda arguments: operation.hold(arguments.lock))
+    verb = verbs.add_parser("lease", help="ask about the scheduler lease, or move it")
+    verb.add_argument("action", choices=lease_verb.ACTIONS, help="change reads what to do from standard input")
+    verb.set_defaults(run=lambda arguments: lease_verb.run(arguments.action))
     verb = verbs.add_parser("analyze", help="print what the metadata database spends its time and space on")
     verb.set_defaults(run=_analyze)
     archive.add_parser(verbs)

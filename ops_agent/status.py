@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from threading import Thread
 from typing import Any
 
-from ops_agent import host_probes, postgres_probe, rabbitmq_probe
+from ops_agent import host_probes, lease_probe, postgres_probe, rabbitmq_probe
 from ops_agent.archive import runs
 from ops_agent.commands import ProbeError
 from ops_agent.settings import Settings
@@ -33,6 +33,7 @@ def probes(settings: Settings) -> dict[str, Probe]:
         "disks": host_probes.disks,
     }
     special: dict[str, tuple[str, Probe]] = {
+        "keeper": ("keeper", lease_probe.keeper),
         "metadata_archive": ("vacuum", runs.probe),
         "nfs_client": ("share", lambda: host_probes.share(settings)),
         "postgres": ("postgres", postgres_probe.probe),
