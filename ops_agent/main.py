@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ops_agent import analyze, lease_verb, operation, settings, status
 from ops_agent.archive import commands as archive
+from ops_agent.archive import vacuum
 from ops_agent.commands import ProbeError
 
 
@@ -30,6 +31,7 @@ def run(words: Sequence[str] | None = None) -> int:
     verb.set_defaults(run=lambda arguments: lease_verb.run(arguments.action))
     verb = verbs.add_parser("analyze", help="print what the metadata database spends its time and space on")
     verb.set_defaults(run=_analyze)
+    vacuum.add_parser(verbs)
     archive.add_parser(verbs)
     arguments = parser.parse_args(words)
     return int(arguments.run(arguments))

@@ -112,13 +112,13 @@ def vacuum(  # noqa: PLR0913 - options of a command
 
 def describe(event: agent.Line) -> str:
     """Return one line on how far it is."""
-    parts = [str(event["event"])]
-    if table := event.get("table"):
-        parts.append(str(table).removeprefix("public."))
-    if "rows" in event:
-        of = f" of about {event['total']:,}" if event.get("total") else ""
-        parts.append(f"{event['rows']:,}{of} rows")
-    return "  ".join(parts)
+    if event["event"] == "count":
+        return f"counting: {event['rows']:,} rows could go"
+    if event["event"] == "progress":
+        table = str(event["table"]).removeprefix("public.")
+        return f"{table}: {event['rows']:,} rows moved in {duration(event['seconds'])}"
+    subject = event.get("table") or event.get("archive_id") or ""
+    return f"{event['event']} {subject}".strip()
 
 
 def planned(plan: agent.Line) -> Table:

@@ -47,7 +47,7 @@ def add_parser(verbs: Any) -> None:
     action = actions.add_parser("restore", help="put the rows of an archive, or of one run, back")
     what = action.add_mutually_exclusive_group(required=True)
     what.add_argument("--archive", metavar="ID")
-    what.add_argument("--run", nargs=2, metavar=("DAG_ID", "RUN_ID"))
+    what.add_argument("--run", nargs=2, metavar=("DAG_ID", "RUN_ID"), dest="one_run")
     action.add_argument("--keep-for", default="30d", help="no vacuum takes the restored runs before this is over")
     action.add_argument("--dry-run", action="store_true")
     action = actions.add_parser("prune", help="remove archives for good")
@@ -120,8 +120,8 @@ def _restore(arguments: argparse.Namespace, settings: Settings, store: Store) ->
     with session.connect(settings.dsn, who) as connection, lock.hold(connection, who):
         restorer = Restorer(connection, sources, progress.restored, dry_run=arguments.dry_run)
         try:
-            if arguments.run:
-                restorer.run(*arguments.run)
+            if arguments.one_run:
+                restorer.run(*arguments.one_run)
             else:
                 restorer.archive(sources[0])
         finally:
