@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from itertools import groupby
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ops_agent.archive import copy_text, live, reader
-from ops_agent.archive.manifest import DONE, ROOT_COLUMN, Archive, ArchiveError, Batch, Manifest, Table
+from ops_agent.archive.manifest import DONE, ROOT_COLUMN, Archive, ArchiveError, Batch, Column, Manifest, Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+T = TypeVar("T")
 RUNS = "public.dag_run"
 _ANALYZE_ROWS = 10_000
 
@@ -191,12 +195,22 @@ class Restorer:
         self.tell(self.outcome)
 
     def _write(self, tables: Sequence[Table], rows: dict[str, Any], outside: Sequence[_Keys]) -> None:
-        with self.connection.transaction():
-            self.connection.execute(_BEGIN)
+        columns = {table.name: self._columns(table) for table in tables}
+        texts = (
+            (table.name, text) for table in tables for text in copy_text.chunks(rows[table.name], columns[table.name])
+        )
+        with self.connection.transaction(), self.connection.cursor() as cursor:
+            cursor.execute(_BEGIN)
             for keys in outside:
                 self._lock(keys)
-            for table in tables:
-                self._copy(table, rows[table.name])
+            for name, parts in groupby(_ahead(texts), itemgetter(0)):
+                names = ", ".join(_quoted(column.name) for column in columns[name])
+                with cursor.copy(f"COPY {_target(name)} ({names}) FROM STDIN") as copy:
+                    for _, text in parts:
+                        copy.write(text)
+
+    def _columns(self, table: Table) -> list[Column]:
+        return [column for column in table.columns if not self.live[table.name][column.name].generated]
 
     def _refuse_misfits(self, source: Source, tables: Iterable[Table]) -> None:
         if lines := live.misfits(list(tables), self.live):
@@ -268,15 +282,14 @@ class Restorer:
         if (missing := keys.without(found)).rows.num_rows:
             raise RestoreError(f"{missing}, which was deleted meanwhile; type the command again")
 
-    def _copy(self, table: Table, rows: Any) -> None:
-        columns = [column for column in table.columns if not self.live[table.name][column.name].generated]
-        names = ", ".join(_quoted(column.name) for column in columns)
-        with (
-            self.connection.cursor() as cursor,
-            cursor.copy(f"COPY {_target(table.name)} ({names}) FROM STDIN") as copy,
-        ):
-            for chunk in copy_text.chunks(rows, columns):
-                copy.write(chunk)
+
+def _ahead(items: Iterator[T]) -> Iterator[T]:
+    """Give the items, each made while the one before is worked on: by Arrow here, while PostgreSQL takes rows in."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="text") as pool:
+        coming = pool.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = pool.submit(next, items, None)
+            yield item
 
 
 def _of(rows: Any, roots: set[str] | None) -> Any:

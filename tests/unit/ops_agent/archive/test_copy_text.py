@@ -1,3 +1,5 @@
+from datetime import UTC, datetime
+
 import pyarrow as pa
 import pytest
 
@@ -50,3 +52,12 @@ def test_chunks_lose_no_row() -> None:
 def test_part_of_a_column_is_only_that_part() -> None:
     rows = pa.table({"a": pa.array(["one", "two", "three"])}).slice(1, 1)
     assert b"".join(copy_text.chunks(rows, [column("text")])) == b"two\n"
+
+
+@pytest.mark.parametrize("zone", ["UTC", None])
+def test_time_keeps_its_microseconds_and_its_zone(zone: str | None) -> None:
+    moment = datetime(2026, 3, 29, 1, 30, 0, 1, tzinfo=UTC if zone else None)
+    kind = f"timestamp {'with' if zone else 'without'} time zone"
+    text = line(moment, pa.timestamp("us", zone), kind).split(b"\t")[0].decode()
+    assert datetime.fromisoformat(text) == moment
+    assert line(None, pa.timestamp("us", zone), kind) == b"\\N\tend\n"
