@@ -8,8 +8,9 @@ from enum import StrEnum
 from typing import Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from ops_cli import agent
 from ops_cli.render import size
@@ -26,13 +27,13 @@ class Rows(StrEnum):
     CSV = "csv"
 
 
-def show(found: Any, output: Format, table: Table) -> None:
+def show(found: Any, output: Format, drawn: RenderableType) -> None:
     """Print an answer as it was asked for."""
     if output is Format.JSON:
         typer.echo(json.dumps(found, indent=2))
         return
     console = Console(highlight=False)
-    (console if console.is_terminal else Console(highlight=False, width=_WIDTH_WITHOUT_TERMINAL)).print(table)
+    (console if console.is_terminal else Console(highlight=False, width=_WIDTH_WITHOUT_TERMINAL)).print(drawn)
 
 
 def show_rows(names: Sequence[str], rows: Iterable[Sequence[Any]], output: Rows) -> None:
@@ -64,7 +65,7 @@ def restoring(event: agent.Line) -> str:
     return f"{event['rows']:,} rows of {event['runs']:,} runs"
 
 
-def listed(archives: Sequence[agent.Line]) -> Table:
+def listed(archives: Sequence[agent.Line]) -> RenderableType:
     """Draw one line an archive."""
     table = columns("archive", "state", "taken by", "runs", "rows", "bytes", "up to")
     for each in archives:
@@ -73,36 +74,32 @@ def listed(archives: Sequence[agent.Line]) -> Table:
             continue
         figures = f"{each['runs']:,}", f"{each['rows']:,}", size(each["bytes"]), str(each["cutoff"])[:10]
         table.add_row(each["archive_id"], each["state"], each["created_by"], *figures)
-    if not archives:
-        table.caption = "none"
-    return table
+    return table if archives else Text("none")
 
 
-def shown(found: agent.Line) -> Table:
+def shown(found: agent.Line) -> RenderableType:
     """Draw one archive, table by table."""
     table = columns("table", "rows", "bytes", "files")
     for each in found["tables"]:
         table.add_row(each["name"], f"{each['rows']:,}", size(each["bytes"]), str(each["files"]))
     table.add_section()
     table.add_row("in all", f"{found['rows']:,}", size(found["bytes"]), "")
-    table.title_justify = table.caption_justify = "left"
-    table.title = f"{found['archive_id']}, {found['state']}, taken by {found['created_by']} at {found['created_at']}"
-    table.caption = (
+    head = f"{found['archive_id']}, {found['state']}, taken by {found['created_by']} at {found['created_at']}"
+    origin = (
         f"Airflow {found['airflow_version']}, schema revision {found['schema_revision']}, "
         f"PostgreSQL {found['postgres_version']}\n{found['location']}"
     )
-    return table
+    return Group(Text(head), table, Text(origin))
 
 
-def restored(found: agent.Line, verb: str) -> Table:
+def restored(found: agent.Line, verb: str) -> RenderableType:
     """Draw what was put back, or would be."""
     table = columns("table", verb)
     for each in found["tables"]:
         table.add_row(each["name"], f"{each['restored']:,}")
     present = f", {found['present']:,} were there already" if found["present"] else ""
-    table.caption = f"{found['runs']:,} runs, {found['rows']:,} rows{present}"
-    table.caption_justify = "left"
-    return table
+    total = Text(f"{found['runs']:,} runs, {found['rows']:,} rows{present}")
+    return Group(table, total) if found["tables"] else total
 
 
 def columns(*headings: str) -> Table:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from ops_cli import agent, inventory, prompt
 from ops_cli.errors import UsageError
@@ -133,7 +134,7 @@ def planned(plan: agent.Line) -> Table:
     return table
 
 
-def finished(done: agent.Line) -> Table:
+def finished(done: agent.Line) -> RenderableType:
     """Draw what went."""
     table = _table("table", "archived", "deleted", "bytes", "time")
     for each in done["tables"]:
@@ -145,8 +146,7 @@ def finished(done: agent.Line) -> Table:
         notes.append(f"{size(done['reclaimed_bytes'])} given back to the disk")
     notes += ["went on where a vacuum was interrupted"] if done.get("resumed") else []
     notes += ["stopped before everything was taken: the next one goes on"] if done.get("stopped_early") else []
-    table.caption, table.caption_justify = "\n".join(notes), "left"
-    return table
+    return Group(table, Text("\n".join(notes)))
 
 
 def total(tables: Sequence[Any], key: str) -> float:
