@@ -55,6 +55,8 @@ def add_parser(verbs: Any) -> None:
     what.add_argument("--older-than", metavar="DURATION")
     what.add_argument("--archive", action="append", default=[], metavar="ID")
     action.add_argument("--dry-run", action="store_true")
+    action = actions.add_parser("check-policy", help="refuse a policy that no vacuum would understand")
+    action.add_argument("file", type=Path)
     parser.set_defaults(run=run)
 
 
@@ -64,6 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
     from ops_agent.archive.lock import HeldError  # noqa: PLC0415 - the libraries are needed first
 
     try:
+        if arguments.action == "check-policy":
+            return _check_policy(arguments.file)
         settings = settings_file.load(arguments.archive_settings)
         settings_file.become(settings.user)
         os.environ.update(settings.environment)
@@ -78,6 +82,19 @@ def run(arguments: argparse.Namespace) -> int:
         if not type(error).__module__.startswith("psycopg"):
             raise
         return _fail(f"PostgreSQL: {str(error).strip()}", FAILED)
+
+
+def _check_policy(file: Path) -> int:
+    import yaml  # noqa: PLC0415
+
+    from ops_agent.archive import graph, policy  # noqa: PLC0415
+
+    alone = [family.root for family in graph.FAMILIES if family.root != "public.dag_run"]
+    try:
+        policy.parse(yaml.safe_load(file.read_text(encoding="utf-8")), alone)
+    except yaml.YAMLError as error:
+        return _fail(f"the policy is no YAML: {error}", FAILED)
+    return 0
 
 
 def _list(_arguments: argparse.Namespace, _settings: Settings, store: Store) -> None:
