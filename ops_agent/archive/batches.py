@@ -63,7 +63,11 @@ class Source:
     before: datetime | None
     longest_seconds: float = 0
     _page: int = _PAGE
-    _started: bool = False
+
+    def __post_init__(self) -> None:
+        """Leave out the tables that hold nothing: should a row come, the slice it belongs to is not deleted."""
+        filled = self.connection.execute(self.statements.filled()).fetchone() or ()
+        self.tables = {name: table for name, table in self.tables.items() if name in filled}
 
     def roots(self) -> Iterator[tuple[str, int]]:
         """Yield the keys of roots that may go, and how many rows hang off each (roughly); no statement takes long."""

@@ -50,6 +50,7 @@ class Deleter:
     connection: psycopg.Connection[Any]
     statements: Statements
     before: datetime | None
+    seconds: float = 0
     longest_seconds: float = 0
 
     def delete(self, slice_: Slice, *, durable: bool) -> tuple[Outcome, Mapping[str, int]]:

@@ -33,7 +33,10 @@ _USUAL_ROWS_PER_S = 60_000
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for; `tables` are roots of families, all if empty; `held` runs stay; `who` asks."""
+    """What is asked for; `tables` are roots of families, all if empty; `held` runs stay; `who` asks.
+
+    Unless `gentle` it does not pause when others suffer.
+    """
 
     policy: Policy
     who: str
@@ -42,6 +45,7 @@ class Request:
     max_seconds: float | None = None
     held: tuple[int, ...] = ()
     reclaim: bool = False
+    gentle: bool = True
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
@@ -215,7 +219,8 @@ class Vacuum:
                 break
             outcome = Outcome.BUSY
             for _ in range(_TRIES_WHEN_BUSY):
-                self.pace.wait()
+                if self.request.gentle:
+                    self.pace.wait(deleter.seconds)
                 last = number == len(exported.slices) - 1
                 outcome, rows = deleter.delete(slice_, durable=last)
                 if outcome is not Outcome.BUSY:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -51,35 +52,40 @@ class Pace:
     """Says how long to pause after a transaction.
 
     The probe's usual latency is measured before the first transaction; while it takes `tolerated` times that (or a
-    scheduler's heartbeat or a replica falls behind), pauses grow, up to `longest` seconds each.
+    scheduler's heartbeat or a replica falls behind), pauses grow, up to `longest` times what a transaction takes: it
+    never stands still, for then it would never be over.
     """
 
     probe: psycopg.Connection[Any]
     tolerated: float = 2.0
     replica_lag_bytes: int = 64 << 20
     heartbeat_seconds: float = 30.0
-    longest: float = 1.0
+    longest: float = 4.0
     clock: Callable[[], float] = time.monotonic
     usual: float = 0.0
     pause: float = 0.0
     paused_seconds: float = 0.0
     _checked: float = field(default=0.0)
+    _latencies: deque[float] = field(default_factory=lambda: deque(maxlen=5))
 
     def calibrate(self, samples: int = 15) -> None:
         """Measure the probe as it is without this vacuum."""
         found = sorted(self._latency() for _ in range(samples))
         self.usual = max(found[len(found) // 2], 0.0005)
 
-    def wait(self) -> None:
+    def wait(self, transaction_seconds: float) -> None:
         """Look at the others at most ten times a second, and pause for as long as it takes to leave them room."""
         now = self.clock()
         if now - self._checked > 0.1:  # noqa: PLR2004
             self._checked = now
-            suffering = self._latency() > self.usual * self.tolerated + 0.002 or self._behind()
-            self.pause = min(max(self.pause * 2, 0.01), self.longest) if suffering else self.pause / 2
-        if self.pause >= 0.005:  # noqa: PLR2004
-            time.sleep(self.pause)
-            self.paused_seconds += self.pause
+            self._latencies.append(self._latency())
+            usual = sorted(self._latencies)[len(self._latencies) // 2]
+            suffering = usual > self.usual * self.tolerated + 0.002 or self._behind()
+            self.pause = min(max(self.pause * 2, 0.01), 1.0) if suffering else self.pause / 2
+        pause = min(self.pause, self.longest * transaction_seconds)
+        if pause >= 0.005:  # noqa: PLR2004
+            time.sleep(pause)
+            self.paused_seconds += pause
 
     def _latency(self) -> float:
         started = self.clock()

@@ -48,7 +48,7 @@ SELECT id, dag_id FROM (
     row_number() OVER (PARTITION BY d.dag_id ORDER BY d.run_after DESC, d.id DESC) AS by_age,
     row_number() OVER (PARTITION BY d.dag_id
       ORDER BY d.partition_key IS NULL OR d.run_type NOT IN ('scheduled', 'backfill'),
-      d.partition_date DESC NULLS LAST, d.run_after DESC) AS by_partition
+      d.partition_date DESC NULLS LAST, d.run_after DESC, d.id DESC) AS by_partition
   FROM public.dag_run AS d JOIN (SELECT DISTINCT dag_id, keep FROM vacuum_wanted) AS w ON w.dag_id = d.dag_id
   LEFT JOIN public.dag AS m ON m.dag_id = d.dag_id
   WHERE d.dag_id = ANY(%s)
@@ -141,6 +141,12 @@ UNION ALL
         return (
             f'SELECT r."{self.key}"::text FROM {name(self.family.root)} AS r'
             f' WHERE r."{self.key}" = ANY(%(roots)s::{self.key_type}[])'
+        )
+
+    def filled(self) -> str:
+        """Name the members that hold any row."""
+        return "SELECT " + ", ".join(
+            f"CASE WHEN EXISTS (SELECT FROM {name(member)}) THEN '{member}' END" for member in self.family.members
         )
 
     def export(self, member: str, roots: Sequence[str]) -> sql.Composed:

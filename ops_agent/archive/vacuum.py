@@ -1,6 +1,6 @@
 """`ops-agent vacuum`: JSON lines of progress on stdout, the result last.
 
-Exit codes: 0 done, 1 failed, 2 usage, 5 another vacuum or restore is at work.
+Exit codes: 0 done, 1 failed, 2 usage, 5 another vacuum or restore is at work, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from ops_agent.archive.policy import Policy
     from ops_agent.archive.settings import Settings
 
-FAILED, USAGE, LOCKED = 1, 2, 5
+FAILED, USAGE, LOCKED, INTERRUPTED = 1, 2, 5, 130
 
 
 class _UsageError(Exception):
@@ -53,6 +54,9 @@ def add_parser(verbs: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb; an error is one line on stderr. A real vacuum is remembered, however it ends."""
     started = time.time()
+    # systemd's stop, and a hang-up of the session of `ops`: end as a failure does, so that files and database agree.
+    for each in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, _stop)
     settings_file.use_libraries()
     settings: Settings | None = None
     result: dict[str, Any] = {}
@@ -63,6 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
         os.environ.update(settings.environment)
         result = _vacuum(arguments, settings)
         code = 0
+    except KeyboardInterrupt:
+        error, code = "interrupted; nothing is lost, the next vacuum goes on", INTERRUPTED
     except _UsageError as found:
         error, code = str(found), USAGE
     except (ArchiveError, OSError, ValueError, KeyError) as found:
@@ -156,6 +162,10 @@ def _remember(settings: Settings, result: dict[str, Any], error: str, started: f
         runs.record(finished, settings.state_directory)
     except OSError as failed:
         sys.stderr.write(f"ops-agent: {settings.state_directory}: {failed.strerror}; this run is not in the metrics\n")
+
+
+def _stop(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _say(line: dict[str, Any]) -> None:
