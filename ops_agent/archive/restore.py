@@ -139,7 +139,9 @@ class Restorer:
         self._refuse_misfits(source, source.manifest.tables)
         for batch in source.batches:
             if batch.family == RUNS:
-                self._present(source, batch, source.rows(batch, RUNS))
+                rows = source.rows(batch, RUNS)
+                self._present(source, batch, rows)
+                self._refuse_unknown_numbers({RUNS: rows})
         for batch in source.in_order():
             self.batch(source, batch, None)
 
