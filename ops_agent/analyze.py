@@ -102,11 +102,13 @@ SELECT json_build_object(
     FROM pg_database WHERE datname = current_database()),
   'connections', (
     SELECT coalesce(json_agg(c), '[]') FROM (
-      SELECT coalesce(usename, '') AS login, coalesce(host(client_addr), 'local') AS client,
-        coalesce(application_name, '') AS application, count(*) AS sessions,
+      -- PgBouncer adds its client's address to the name.
+      SELECT coalesce(usename, '') AS login,
+        coalesce(substring(application_name FROM ' - (.*):\d+$'), host(client_addr), 'local') AS client,
+        regexp_replace(application_name, ' - .*:\d+$', '') AS application, count(*) AS sessions,
         count(*) FILTER (WHERE state = 'active') AS active,
         count(*) FILTER (WHERE state LIKE 'idle in transaction%') AS idle_in_transaction,
-        round(max(extract(epoch FROM now() - xact_start)))::bigint AS oldest_transaction_seconds
+        round(max(extract(epoch FROM clock_timestamp() - xact_start)))::bigint AS oldest_transaction_seconds
       FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
       GROUP BY 1, 2, 3 ORDER BY sessions DESC, login LIMIT 20) c));
 """
@@ -119,10 +121,18 @@ def report(*, floor_bytes: int = 1 << 20, floor_rows: int = 10_000) -> dict[str,
     """
     command = [*_COMMAND, "-v", f"floor_bytes={floor_bytes}", "-v", f"floor_rows={floor_rows}"]
     script = f"SET statement_timeout = '50s';\n{_BLOAT}\nSET default_transaction_read_only = on;\n{_REPORT}"
+    return read(run(command, stdin=script, timeout_seconds=_TIMEOUT_SECONDS))
+
+
+def read(printed: str) -> dict[str, Any]:
+    """Join the JSON objects that psql printed, which may span lines; raise ProbeError if there is anything else."""
     found: dict[str, Any] = {}
-    for line in run(command, stdin=script, timeout_seconds=_TIMEOUT_SECONDS).splitlines():
+    rest = printed.strip()
+    while rest:
         try:
-            found |= json.loads(line)
-        except ValueError:
-            raise ProbeError(f"psql printed {line[:80]!r}") from None
+            part, end = json.JSONDecoder().raw_decode(rest)
+            found |= part
+        except (ValueError, TypeError):
+            raise ProbeError(f"psql printed {rest[:80]!r}") from None
+        rest = rest[end:].lstrip()
     return found

@@ -79,7 +79,7 @@ def _head(report: agent.Line) -> Text:
 def _statement(row: Any) -> Sequence[str]:
     return (
         f"{row['percent'] or 0:.1f} %",
-        duration(row["total_seconds"]),
+        f"{row['total_seconds']:,} s",
         f"{row['calls']:,}",
         f"{row['mean_ms']:,} ms",
         row["query"],

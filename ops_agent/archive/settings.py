@@ -30,7 +30,10 @@ class Settings:
 
 def load(file: Path = FILE) -> Settings:
     """Read the settings; raise OSError if there are none, ValueError or KeyError if they are damaged."""
-    raw = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise OSError(f"this host archives nothing: it has no {file}; converge role metadata_archive") from error
     return Settings(
         destination=raw["destination"],
         dsn=raw["dsn"],

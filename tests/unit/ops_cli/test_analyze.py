@@ -49,7 +49,7 @@ def test_every_section_is_drawn_with_its_figures() -> None:
     for words in (
         "airflow: 12.3 GB",
         "7.5 % of what is possible",
-        "12.5 %  2 h     1,000",
+        "12.5 %  7,200 s  1,000",
         "idx_log",
         "45.6 MB",
         "a, b",
