@@ -65,9 +65,9 @@ class Cluster:
         self.admin(TEMPLATE, dump)
         self.admin("postgres", f"ALTER DATABASE {TEMPLATE} IS_TEMPLATE true")
 
-    def fresh(self, database: str) -> str:
+    def fresh(self, database: str, template: str = TEMPLATE) -> str:
         self.admin("postgres", f"DROP DATABASE IF EXISTS {database} WITH (FORCE)")
-        self.admin("postgres", f"CREATE DATABASE {database} TEMPLATE {TEMPLATE}")
+        self.admin("postgres", f"CREATE DATABASE {database} TEMPLATE {template}")
         return database
 
     def dsn(self, database: str, user: str = "archive") -> str:
