@@ -18,7 +18,7 @@ Module map; each imports only what stands above it:
 - `lock`      one advisory lock for everybody who moves rows out or back.
 - `reader`    a data file, checked against the manifest before a row of it is used.
 - `verify`, `query`, `listing`, `prune`  what `ops archive` does without the database.
-- `copy_text`, `live`, `keys`, `restore`  rows back: their text for COPY, whether the schema fits, foreign keys, batches.
+- `copy_text`, `live`, `keys`, `restore`  rows back: their text, whether the schema fits, foreign keys, batches.
 - `holds`     runs that were restored and are to stay.
 - `runs`      how the last vacuum went, for `ops status` and Prometheus.
 - `commands`  `ops-agent archive`: arguments in, JSON lines out.
