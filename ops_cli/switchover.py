@@ -101,20 +101,21 @@ class Plan:
     @property
     def consequence(self) -> str:
         """Tell the operator what will happen."""
-        if self.kind == "switchover":
-            return (
-                f"Planned switchover from {self.source} to {self.target}: {self.source} finishes its loop and hands "
-                "over. Nothing is scheduled for about a second; running tasks go on."
-            )
+        old = self.source or "nobody"
         if self.kind == "waive":
             return (
-                f"{self.target} starts its scheduler although it is not proved that {self.source} is fenced: what a "
-                f"session of {self.source} is committing now is not undone."
+                f"{self.target} starts its scheduler although it is not proved that {old} is fenced: what a session of "
+                f"{old} is committing now is not undone."
             )
-        return (
-            f"Forced failover from {self.source or 'nobody'} to {self.target} ({self.why}): {self.target} shuts "
-            f"{self.source or 'every other host'} out of the database before it starts. Running tasks go on."
-        )
+        fence = f" {self.target} shuts every other host out of the database before it starts."
+        if self.force:
+            fence += " Should that take more than 4 s, it starts without the proof (--force)."
+        if self.kind == "switchover":
+            return (
+                f"Planned switchover from {old} to {self.target}: {old} finishes its loop and hands over. Nothing is "
+                f"scheduled for about a second; running tasks go on.{fence}"
+            )
+        return f"Forced failover from {old} to {self.target}: {self.why}.{fence} Running tasks go on."
 
     def request(self, *, why: str, by: str) -> dict[str, Any]:
         """Return what `ops-agent lease change` is told."""
