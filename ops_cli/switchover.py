@@ -208,8 +208,8 @@ def _finish(seen: Situation, holder: str, epoch: int, *, force: bool) -> Plan:
     if not force:
         left = sum(host.row.get("sessions") or 0 for host in seen.schedulers)
         raise RefusedError(
-            f"{holder} holds the lease and starts no scheduler: it is not proved that {old} is fenced (sessions that do "
-            f"not end: {left}). End them on the database host; or, to start without the proof, "
+            f"{holder} holds the lease and starts no scheduler: it is not proved that {old} is fenced (sessions that "
+            f"do not end: {left}). End them on the database host; or, to start without the proof, "
             f"type: ops failover --env {seen.env} --to {holder} --force"
         )
     return Plan("waive", old, holder, epoch - 1, epoch, "the fence is not proved", force)
