@@ -101,20 +101,21 @@ class Plan:
     @property
     def consequence(self) -> str:
         """Tell the operator what will happen."""
-        if self.kind == "switchover":
-            return (
-                f"Planned switchover from {self.source} to {self.target}: {self.source} finishes its loop and hands "
-                "over. Nothing is scheduled for about a second; running tasks go on."
-            )
+        old = self.source or "nobody"
         if self.kind == "waive":
             return (
-                f"{self.target} starts its scheduler although it is not proved that {self.source} is fenced: what a "
-                f"session of {self.source} is committing now is not undone."
+                f"{self.target} starts its scheduler although it is not proved that {old} is fenced: what a session of "
+                f"{old} is committing now is not undone."
             )
-        return (
-            f"Forced failover from {self.source or 'nobody'} to {self.target} ({self.why}): {self.target} shuts "
-            f"{self.source or 'every other host'} out of the database before it starts. Running tasks go on."
-        )
+        fence = f" {self.target} shuts every other host out of the database before it starts."
+        if self.force:
+            fence += " Should that take more than 4 s, it starts without the proof (--force)."
+        if self.kind == "switchover":
+            return (
+                f"Planned switchover from {old} to {self.target}: {old} finishes its loop and hands over. Nothing is "
+                f"scheduled for about a second; running tasks go on.{fence}"
+            )
+        return f"Forced failover from {old} to {self.target}: {self.why}.{fence} Running tasks go on."
 
     def request(self, *, why: str, by: str) -> dict[str, Any]:
         """Return what `ops-agent lease change` is told."""
@@ -186,6 +187,8 @@ def decide(seen: Situation, to: str | None = None, *, force: bool = False) -> Pl
     """Return the one change that `ops failover` may make now. Raises RefusedError, and UsageError for `to`."""
     lease, holder = seen.lease, seen.holder
     epoch = int(lease["epoch"])
+    if holder and not lease["fenced"] and lease["held_s"] < _FENCING_SECONDS:
+        raise RefusedError(f"{holder} is just taking over, in epoch {epoch}; type: ops status --env {seen.env}")
     if holder and not lease["fenced"] and to in {None, holder}:
         return _finish(seen, holder, epoch, force=force)
     if holder and to == holder:
@@ -202,13 +205,11 @@ def decide(seen: Situation, to: str | None = None, *, force: bool = False) -> Pl
 def _finish(seen: Situation, holder: str, epoch: int, *, force: bool) -> Plan:
     """Plan for a holder that has not proved the others fenced: it starts no scheduler before."""
     old = seen.lease["previous"]
-    if seen.lease["held_s"] < _FENCING_SECONDS:
-        raise RefusedError(f"{holder} is just taking over, in epoch {epoch}; type: ops status --env {seen.env}")
     if not force:
         left = sum(host.row.get("sessions") or 0 for host in seen.schedulers)
         raise RefusedError(
-            f"{holder} holds the lease and starts no scheduler: it is not proved that {old} is fenced, because {left} "
-            f"sessions of it do not end. End them on the database host; or, to start without the proof, "
+            f"{holder} holds the lease and starts no scheduler: it is not proved that {old} is fenced (sessions that "
+            f"do not end: {left}). End them on the database host; or, to start without the proof, "
             f"type: ops failover --env {seen.env} --to {holder} --force"
         )
     return Plan("waive", old, holder, epoch - 1, epoch, "the fence is not proved", force)

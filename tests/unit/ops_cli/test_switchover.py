@@ -40,7 +40,10 @@ def test_healthy_active_hands_over_to_the_standby(to: str | None) -> None:
 
 
 def test_force_alone_does_not_make_a_healthy_one_fail() -> None:
-    assert switchover.decide(seen(), force=True).kind == "switchover"
+    plan = switchover.decide(seen(), force=True)
+    assert plan.kind == "switchover"
+    assert "starts without the proof (--force)" in plan.consequence
+    assert "--force" not in switchover.decide(seen()).consequence
 
 
 def test_active_whose_keeper_cannot_be_asked_hands_over_if_it_renews() -> None:
@@ -59,7 +62,7 @@ def test_active_whose_keeper_cannot_be_asked_hands_over_if_it_renews() -> None:
 def test_active_that_is_not_healthy_is_forced(lease: dict[str, Any], why: str) -> None:
     plan = switchover.decide(seen(**lease), "sched2")
     assert (plan.kind, plan.source, plan.target, plan.why) == ("failover", "sched1", "sched2", why)
-    assert "shuts sched1 out of the database before it starts" in plan.consequence
+    assert "sched2 shuts every other host out of the database before it starts." in plan.consequence
 
 
 def test_keeper_that_denies_being_active_is_forced() -> None:
@@ -118,9 +121,10 @@ def test_hand_over_that_is_under_way_is_not_asked_for_twice() -> None:
         switchover.decide(seen(hand_over_to="sched2"))
 
 
-def test_take_over_that_has_just_begun_is_left_alone() -> None:
+@pytest.mark.parametrize("to", [None, "sched1", "sched2"])
+def test_take_over_that_has_just_begun_is_left_alone(to: str | None) -> None:
     with pytest.raises(RefusedError, match="sched1 is just taking over"):
-        switchover.decide(seen(fenced=False, held_s=0.2), force=True)
+        switchover.decide(seen(fenced=False, held_s=0.2), to, force=True)
 
 
 def test_fence_that_is_not_proved_is_refused_without_force() -> None:
