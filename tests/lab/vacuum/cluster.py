@@ -27,6 +27,8 @@ listen_addresses = '{MACHINE}'
 unix_socket_directories = '/tmp'
 max_connections = 60
 autovacuum = off
+fsync = off
+full_page_writes = off
 END
 echo 'host all all 10.77.0.0/24 trust' >> {DATA}/pg_hba.conf
 {BINARIES}/pg_ctl -D {DATA} -w -l {DATA}/server.log start >/dev/null

@@ -338,3 +338,13 @@ def test_verified_archive_can_be_listed_shown_and_removed(store: Directory, vacu
     assert shown == {table["name"]: table["archived"] for table in taken["tables"] if table["archived"]}
     prune.remove(archive)
     assert list(store.root.iterdir()) == []
+
+
+def test_foreign_key_that_is_newer_than_the_archive_holds_too(live: Database, store: Directory, vacuum: Vacuum) -> None:
+    _, dag_id, run_id = run_of(live)
+    vacuum()
+    live.run("CREATE TABLE pools (name varchar(256) PRIMARY KEY)")
+    live.run("ALTER TABLE task_instance ADD CONSTRAINT newer FOREIGN KEY (pool) REFERENCES pools (name) NOT VALID")
+    assert "public.task_instance (pool) refers to public.pools with name = default_pool" in refusal(
+        live, store, lambda restorer: restorer.run(dag_id, run_id)
+    )
