@@ -28,7 +28,8 @@ INSERT INTO dag_run (dag_id, queued_at, logical_date, start_date, end_date, stat
   data_interval_start, data_interval_end, run_after, last_scheduling_decision, log_template_id, created_at, updated_at,
   clear_number, context_carrier, span_status, created_dag_version_id)
 SELECT d.dag_id, t, t, t + interval '2 s', t + interval '10 min' + random() * interval '20 min',
-  CASE WHEN random() < 0.05 THEN 'failed' ELSE 'success' END, 'scheduled__' || to_char(t, 'YYYY-MM-DD"T"HH24:MI:SS+00:00'),
+  CASE WHEN random() < 0.05 THEN 'failed' ELSE 'success' END,
+  'scheduled__' || to_char(t, 'YYYY-MM-DD"T"HH24:MI:SS+00:00'),
   'scheduled', 'timetable', '{}', t - interval '1 hour', t, t, t + interval '20 min', 1, t, t + interval '20 min', 0,
   '{"__var": {}, "__type": "dict"}', 'ended', v.id
 FROM generate_series(0, %(runs)s - 1) AS n
@@ -42,8 +43,8 @@ INSERT INTO task_instance (id, task_id, dag_id, run_id, map_index, start_date, e
   max_tries, hostname, unixname, pool, pool_slots, queue, priority_weight, operator, queued_dttm, scheduled_dttm,
   queued_by_job_id, last_heartbeat_at, pid, executor_config, updated_at, context_carrier, span_status,
   external_executor_id, task_display_name, dag_version_id)
-SELECT (lpad(to_hex((extract(epoch FROM s) * 1000)::bigint), 12, '0') || '7' || substr(md5(r.id::text || k), 1, 3) || '8'
-  || substr(md5(k || r.id::text), 1, 15))::uuid,
+SELECT (lpad(to_hex((extract(epoch FROM s) * 1000)::bigint), 12, '0') || '7' || substr(md5(r.id::text || k), 1, 3)
+  || '8' || substr(md5(k || r.id::text), 1, 15))::uuid,
   'task_' || k, r.dag_id, r.run_id, -1, s, s + d * interval '1 s', d,
   CASE WHEN k = 9 AND r.state = 'failed' THEN 'failed' ELSE 'success' END, 1 + (random() < 0.1)::int, 2,
   'worker-io' || 1 + (random() * 3)::int, 'airflow', 'default_pool', 1, 'io', 1, 'PythonOperator',
@@ -51,12 +52,15 @@ SELECT (lpad(to_hex((extract(epoch FROM s) * 1000)::bigint), 12, '0') || '7' || 
   '\\x80057d942e', s + d * interval '1 s', '{"__var": {}, "__type": "dict"}', 'ended',
   gen_random_uuid()::text, 'task_' || k, r.created_dag_version_id
 FROM dag_run AS r CROSS JOIN generate_series(0, %(tasks)s - 1) AS k
-CROSS JOIN LATERAL (SELECT r.start_date + k * interval '1 min' AS s, round((random() * 50)::numeric, 6)::float AS d) AS t
+CROSS JOIN LATERAL (
+  SELECT r.start_date + k * interval '1 min' AS s, round((random() * 50)::numeric, 6)::float AS d
+) AS t
 ORDER BY r.id, k""",
     """
-INSERT INTO task_instance_history (task_instance_id, task_id, dag_id, run_id, map_index, try_number, start_date, end_date,
-  duration, state, max_tries, hostname, unixname, pool, pool_slots, queue, priority_weight, operator, queued_dttm,
-  scheduled_dttm, pid, executor_config, updated_at, context_carrier, span_status, task_display_name, dag_version_id)
+INSERT INTO task_instance_history (task_instance_id, task_id, dag_id, run_id, map_index, try_number, start_date,
+  end_date, duration, state, max_tries, hostname, unixname, pool, pool_slots, queue, priority_weight, operator,
+  queued_dttm, scheduled_dttm, pid, executor_config, updated_at, context_carrier, span_status, task_display_name,
+  dag_version_id)
 SELECT gen_random_uuid(), task_id, dag_id, run_id, map_index, 1, start_date - interval '30 s', start_date, 30, 'failed',
   max_tries, hostname, unixname, pool, pool_slots, queue, priority_weight, operator, queued_dttm, scheduled_dttm, pid,
   executor_config, start_date, context_carrier, span_status, task_display_name, dag_version_id

@@ -26,13 +26,16 @@ port = {PORT}
 listen_addresses = '{MACHINE}'
 unix_socket_directories = '/tmp'
 max_connections = 60
-autovacuum = off
-fsync = off
-full_page_writes = off
+%s
 END
 echo 'host all all 10.77.0.0/24 trust' >> {DATA}/pg_hba.conf
 {BINARIES}/pg_ctl -D {DATA} -w -l {DATA}/server.log start >/dev/null
 """
+QUICK = "autovacuum = off\nfsync = off\nfull_page_writes = off"
+REAL = (
+    "shared_buffers = 512MB\nmax_wal_size = 4GB\nwal_compression = lz4\nrandom_page_cost = 1.1\n"
+    "checkpoint_timeout = 15min"
+)
 # What role postgres grants it.
 ROLES = """
 CREATE ROLE airflow LOGIN; CREATE ROLE celery LOGIN; CREATE ROLE archive LOGIN;
@@ -53,8 +56,9 @@ def name(table: str) -> sql.Identifier:
 class Cluster:
     """The running cluster; a database a test."""
 
-    def __init__(self) -> None:
-        shell(CREATE)
+    def __init__(self, *, durable: bool = False) -> None:
+        """`durable` is for figures: like a real one, while the tests' own only has to be quick."""
+        shell(CREATE % (REAL if durable else QUICK))
         self.admin("postgres", ROLES)
         self.admin("postgres", f"CREATE DATABASE {TEMPLATE} OWNER airflow")
         dump = shell(
