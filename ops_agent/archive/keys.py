@@ -59,7 +59,11 @@ def outside(tables: Sequence[Table], rows: dict[str, Any]) -> Iterator[Keys]:
     """Give the foreign keys of the rows that none of the rows answers."""
     by_name = {table.name: table for table in tables}
     for table in tables:
+        archived = {column.name for column in table.columns}
         for reference in table.references:
+            # A column that came later is filled with its default, and a default refers to nothing.
+            if not archived.issuperset(reference.columns):
+                continue
             keys = _distinct(rows[table.name], table, reference.columns, reference.parent_columns)
             if parent := by_name.get(reference.parent):
                 here = _distinct(rows[parent.name], parent, reference.parent_columns, reference.parent_columns)

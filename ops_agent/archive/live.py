@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ops_agent.archive.catalog import FOREIGN_KEYS
+from ops_agent.archive.manifest import Reference
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -50,6 +53,14 @@ def sequences(connection: Any, tables: Iterable[str]) -> dict[str, dict[str, int
     found: dict[str, dict[str, int]] = {}
     for table, name, last in connection.execute(_SEQUENCES, [list(tables)]):
         found.setdefault(table, {})[name] = last or 0
+    return found
+
+
+def references(connection: Any) -> dict[str, tuple[Reference, ...]]:
+    """Read the foreign keys by table."""
+    found: dict[str, tuple[Reference, ...]] = {}
+    for child, parent, columns, parent_columns in connection.execute(FOREIGN_KEYS):
+        found[child] = (*found.get(child, ()), Reference(tuple(columns), parent, tuple(parent_columns)))
     return found
 
 

@@ -6,6 +6,7 @@ are kept and sequences are not touched: an id that its sequence never gave out i
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -110,6 +111,7 @@ class Restorer:
         names = {table.name for source in sources for table in source.manifest.tables}
         self.live = live.schema(connection, names)
         self.sequences = live.sequences(connection, names)
+        self.references = live.references(connection)
 
     def archive(self, source: Source) -> None:
         """Put a whole archive back; nothing is changed if one of its runs cannot go back."""
@@ -155,7 +157,12 @@ class Restorer:
         self.outcome.present += len(present - done)
         if not wanted:
             return
-        tables = [table for table in source.manifest.tables if any(file.table == table.name for file in batch.files)]
+        tables = [
+            # The keys that hold now: a newer schema may have more of them than the archive knows.
+            dataclasses.replace(table, references=self.references.get(table.name, ()))
+            for table in source.manifest.tables
+            if any(file.table == table.name for file in batch.files)
+        ]
         self._refuse_misfits(source, tables)
         rows = {table.name: _of(source.rows(batch, table.name), wanted) for table in tables}
         self._refuse_unknown_numbers(rows)
