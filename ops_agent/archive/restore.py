@@ -15,6 +15,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ops_agent.archive import copy_text, live, reader
+from ops_agent.archive.graph import SCHEMAS
 from ops_agent.archive.keys import Keys, join, outside, quoted, target
 from ops_agent.archive.manifest import DONE, ROOT_COLUMN, Archive, ArchiveError, Batch, Column, Manifest, Table
 
@@ -62,6 +63,27 @@ class Source:
         return sorted(self.batches, key=lambda batch: (order[batch.family], batch.number))
 
 
+class _Shelf:
+    """Sources that are read when they are first come to, and once: an object store has many, far away."""
+
+    def __init__(self, coming: Iterator[Source]) -> None:
+        self._coming = coming
+        self._read: list[Source] = []
+
+    def __iter__(self) -> Iterator[Source]:
+        # By number, because looking for one row's parents may start another round in the middle of this one.
+        number = 0
+        while number < len(self._read) or self._more():
+            yield self._read[number]
+            number += 1
+
+    def _more(self) -> bool:
+        source = next(self._coming, None)
+        if source is not None:
+            self._read.append(source)
+        return source is not None
+
+
 @dataclass
 class Outcome:
     """What was put back: rows by table, runs, and roots that were there already."""
@@ -92,26 +114,19 @@ class Restorer:
     """
 
     def __init__(
-        self, connection: Any, sources: Sequence[Source], tell: Callable[[Outcome], None], *, dry_run: bool = False
+        self, connection: Any, sources: Iterable[Source], tell: Callable[[Outcome], None], *, dry_run: bool = False
     ) -> None:
         self.connection = connection
-        self.sources = sources
+        self.sources = _Shelf(iter(sources))
         self.tell = tell
         self.dry_run = dry_run
         self.outcome = Outcome()
-        # Families that other families refer to, and their roots that are put back (or would be): by table and root.
-        self._shared = {
-            source.manifest.table(reference.parent).family
-            for source in sources
-            for table in source.manifest.tables
-            for reference in table.references
-            if any(parent.name == reference.parent for parent in source.manifest.tables)
-        } - {RUNS}
-        self._done: set[tuple[str, str]] = set()
-        names = {table.name for source in sources for table in source.manifest.tables}
-        self.live = live.schema(connection, names)
-        self.sequences = live.sequences(connection, names)
+        self.live = live.schema(connection, SCHEMAS)
+        self.sequences = live.sequences(connection, SCHEMAS)
         self.references = live.references(connection)
+        # Roots that several batches may ask for as parents, and that are put back (or would be): by table and root.
+        self._done: set[tuple[str, str]] = set()
+        self._parents = {key.parent for keys in self.references.values() for key in keys}
 
     def archive(self, source: Source) -> None:
         """Put a whole archive back; nothing is changed if one of its runs cannot go back."""
@@ -176,7 +191,7 @@ class Restorer:
             self.outcome.rows[table.name] = self.outcome.rows.get(table.name, 0) + rows[table.name].num_rows
         if batch.family == RUNS:
             self.outcome.runs += [int(root) for root in wanted]
-        if batch.family in self._shared:
+        elif any(table.name in self._parents for table in tables):
             self._done |= {(batch.family, root) for root in wanted}
         self.tell(self.outcome)
 
