@@ -84,18 +84,12 @@ class Deleter:
 
     def _delete(self, slice_: Slice) -> dict[str, int]:
         parameters = {"roots": list(slice_.roots), "before": self.before}
-        for statement in self.statements.locks():
-            self.connection.execute(statement, parameters)
-        # With the locks held no row can come to hang off these any more, and none of them can change.
-        still = self.connection.execute(self.statements.still(), parameters).fetchone()
-        if not still or still[0] != len(slice_.roots):
-            raise _LeftAloneError
-        if self.statements.family.root == RUNS:
-            gone = self.connection.execute(KEPT_GONE, [parameters["roots"]]).fetchone()
-            if not gone or gone[0]:
-                raise _LeftAloneError
+        if slice_.seen is None or not self.statements.family.plain:
+            self._lock(slice_, parameters)
         filled = self.connection.execute(self.statements.filled()).fetchone() or ()
         present = frozenset(member for member in filled if member)
+        if self.statements.family.root not in present:
+            raise _LeftAloneError
         if present not in self._statements:
             self._statements[present] = self.statements.delete(present)
         found = {
@@ -111,3 +105,18 @@ class Deleter:
         if not fingerprint or fingerprint[0] != self.statements.catalog.fingerprint:
             raise ArchiveError("the schema of the database changed under this vacuum; type the command again")
         return {member: rows for member, (rows, _) in found.items()}
+
+    def _lock(self, slice_: Slice, parameters: dict[str, Any]) -> None:
+        """Lock the slice, and see that all of it may still go.
+
+        With the locks held no row can come to hang off these any more, and none of them can change.
+        """
+        for statement in self.statements.locks():
+            self.connection.execute(statement, parameters)
+        still = self.connection.execute(self.statements.still(), parameters).fetchone()
+        if not still or still[0] != len(slice_.roots):
+            raise _LeftAloneError
+        if self.statements.family.root == RUNS:
+            gone = self.connection.execute(KEPT_GONE, [parameters["roots"]]).fetchone()
+            if not gone or gone[0]:
+                raise _LeftAloneError
