@@ -104,6 +104,8 @@ def test_query_of_an_object_store_reaches_nothing_else(bucket: Archive, file: st
 def test_query_that_outgrows_its_memory_is_answered_from_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # As the engine's user, whom nothing where it is started belongs to.
+    monkeypatch.chdir("/proc")
     monkeypatch.setattr(query, "LIMITS", query.LIMITS.replace("256MB", "40MB"))
     large = (
         "SELECT md5(i::varchar) AS m FROM range(1000000) t(i), dag_run WHERE dag_run.id = 1 ORDER BY m OFFSET 999999"
