@@ -84,11 +84,17 @@ class Deleter:
 
     def _delete(self, slice_: Slice) -> dict[str, int]:
         parameters = {"roots": list(slice_.roots), "before": self.before}
-        if slice_.seen is None or not self.statements.family.plain:
-            self._lock(slice_, parameters)
+        family = self.statements.family
+        if slice_.seen is None or not family.plain:
+            for statement in self.statements.locks():
+                self.connection.execute(statement, parameters)
+        # With the locks held no row can come to hang off these any more. Rows that are as they were exported may go as
+        # they might then; only what has come to refer to them meanwhile has to be looked for.
+        if slice_.seen is None or any(edge.parent in slice_.seen for edge in family.barriers):
+            self._refuse_changed(slice_, parameters)
         filled = self.connection.execute(self.statements.filled()).fetchone() or ()
         present = frozenset(member for member in filled if member)
-        if self.statements.family.root not in present:
+        if family.root not in present:
             raise _LeftAloneError
         if present not in self._statements:
             self._statements[present] = self.statements.delete(present)
@@ -106,13 +112,7 @@ class Deleter:
             raise ArchiveError("the schema of the database changed under this vacuum; type the command again")
         return {member: rows for member, (rows, _) in found.items()}
 
-    def _lock(self, slice_: Slice, parameters: dict[str, Any]) -> None:
-        """Lock the slice, and see that all of it may still go.
-
-        With the locks held no row can come to hang off these any more, and none of them can change.
-        """
-        for statement in self.statements.locks():
-            self.connection.execute(statement, parameters)
+    def _refuse_changed(self, slice_: Slice, parameters: dict[str, Any]) -> None:
         still = self.connection.execute(self.statements.still(), parameters).fetchone()
         if not still or still[0] != len(slice_.roots):
             raise _LeftAloneError
