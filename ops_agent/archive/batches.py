@@ -184,10 +184,13 @@ class _Builder:
 
     def finish(self) -> Exported:
         """Make the batch durable and prove it."""
+        root = self.source.statements.family.root
         if self.source.archive is None:
             return Exported(None, tuple(self.slices))
-        roots = sum(len(each.roots) for each in self.slices)
-        batch = Batch(self._number, self.source.statements.family.root, EXPORTED, roots, ())
+        if root not in self._writers:
+            # Somebody else deleted all of it since it was found.
+            return Exported(None, ())
+        batch = Batch(self._number, root, EXPORTED, self._writers[root].count, ())
         batch = export.publish(self.source.archive, self._writers.values(), batch, self._staged)
         seconds = time.monotonic() - self._started
         return Exported(batch, tuple(self.slices), sum(file.bytes for file in batch.files), seconds)

@@ -215,7 +215,7 @@ class Vacuum:
         self.longest = max(self.longest, deleter.longest_seconds, source.longest_seconds)
 
     def _batch(self, deleter: Deleter, exported: Exported, length: Length) -> None:
-        gone: set[str] = set()
+        left = {root for slice_ in exported.slices for root in slice_.roots}
         for number, slice_ in enumerate(exported.slices):
             if self._out_of_time():
                 break
@@ -228,7 +228,7 @@ class Vacuum:
                 if outcome is not Outcome.BUSY:
                     break
             if outcome is Outcome.DELETED:
-                gone |= set(slice_.roots)
+                left -= set(slice_.roots)
                 length.took(slice_.weight, deleter.seconds)
                 self.transactions.append(deleter.seconds)
                 for table, count in rows.items():
@@ -236,11 +236,11 @@ class Vacuum:
             else:
                 self.skipped += len(slice_.roots)
         deleter.flush()
-        self._done(exported, gone)
+        self._done(exported, left)
 
-    def _done(self, exported: Exported, gone: set[str]) -> None:
+    def _done(self, exported: Exported, left: set[str]) -> None:
         if exported.batch and self.archive:
-            settled = settle.batch(self.archive, self.archive.manifest(), exported.batch, gone)
+            settled = settle.batch(self.archive, self.archive.manifest(), exported.batch, left)
             for file in settled.files:
                 tally = self.tallies.setdefault(file.table, Tally())
                 tally.archived += file.rows
@@ -258,7 +258,7 @@ class Vacuum:
 
     def _drop(self, exported: Exported | None) -> None:
         if exported:
-            self._done(exported, set())
+            self._done(exported, {root for slice_ in exported.slices for root in slice_.roots})
 
     def _out_of_time(self) -> bool:
         limit = self.request.max_seconds
