@@ -325,6 +325,41 @@ def test_scheduler_that_works_on_the_same_tables_never_waits_long(
     assert orphans(admin) == []
 
 
+def test_dag_that_is_being_deleted_loses_no_row_of_another(
+    cluster: Cluster, database: str, history: History, admin: psycopg.Connection[Any], store: Directory
+) -> None:
+    fill(history, count=30)
+    history.dag("leaving")
+    leaving = [history.run(Run(**{**vars(FULL), "dag": "leaving", "logical": 300 - number})) for number in range(30)]
+    before = rows(admin)
+
+    def leave() -> None:
+        # As Airflow does it: with its foreign keys, and in no order that the engine knows.
+        with cluster.connect(database) as session:
+            for run in reversed(leaving):
+                session.execute("DELETE FROM xcom WHERE dag_run_id = %s", [run])
+                session.execute("DELETE FROM dag_run WHERE id = %s", [run])
+
+    thread = threading.Thread(target=leave)
+    request = engine.Request(Policy(timedelta(days=90)), "a test", gentle=False)
+    vacuum = engine.Vacuum(cluster.dsn(database), store, request, lambda _: None)
+    prepare = vacuum._prepare
+
+    def prepare_then_leave(*connections: Any) -> None:
+        prepare(*connections)
+        thread.start()
+
+    vacuum._prepare = prepare_then_leave  # type: ignore[method-assign]
+    vacuum.run()
+    thread.join()
+    after, held = rows(admin), archived(store, admin)
+    assert orphans(admin) == []
+    assert not any(after[table] & held[table] for table in after if table in held)
+    for table, texts in together(after, held).items():
+        assert texts <= before[table]
+        assert {text for text in before[table] if "etl" in text} <= set(texts)
+
+
 def test_full_disk_loses_nothing(
     cluster: Cluster, database: str, history: History, admin: psycopg.Connection[Any], tmp_path: Path
 ) -> None:
