@@ -68,7 +68,7 @@ class Source:
 
     def __post_init__(self) -> None:
         """Leave out the tables that hold nothing: should a row come, the slice it belongs to is not deleted."""
-        filled = self.connection.execute(self.statements.filled()).fetchone() or ()
+        filled = self.connection.execute(self.statements.filled(self.tables)).fetchone() or ()
         self.tables = {name: table for name, table in self.tables.items() if name in filled}
         self._keyed = self.statements.keyed(set(self.tables)) if self.archive else []
         for member in self._keyed:

@@ -52,7 +52,12 @@ class Deleter:
     before: datetime | None
     seconds: float = 0
     longest_seconds: float = 0
+    _filled: set[str] = field(default_factory=set)
     _statements: dict[frozenset[str], str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Start from the root, whose rows are what is deleted."""
+        self._filled.add(self.statements.family.root)
 
     def delete(self, slice_: Slice, *, durable: bool) -> tuple[Outcome, Mapping[str, int]]:
         """Delete a slice; return what became of it, and the rows by table.
@@ -92,15 +97,9 @@ class Deleter:
         # they might then; only what has come to refer to them meanwhile has to be looked for.
         if slice_.seen is None or any(edge.parent in slice_.seen for edge in family.barriers):
             self._refuse_changed(slice_, parameters)
-        filled = self.connection.execute(self.statements.filled()).fetchone() or ()
-        present = frozenset(member for member in filled if member)
-        if family.root not in present:
-            raise _LeftAloneError
-        if present not in self._statements:
-            self._statements[present] = self.statements.delete(present)
         found = {
             member: (rows, versions)
-            for member, rows, versions in self.connection.execute(self._statements[present], parameters)
+            for member, rows, versions in self.connection.execute(self._statement(), parameters)
         }
         if slice_.seen is not None:
             expected = {member: (seen.rows, seen.versions) for member, seen in slice_.seen.items()}
@@ -111,6 +110,21 @@ class Deleter:
         if not fingerprint or fingerprint[0] != self.statements.catalog.fingerprint:
             raise ArchiveError("the schema of the database changed under this vacuum; type the command again")
         return {member: rows for member, (rows, _) in found.items()}
+
+    def _statement(self) -> str:
+        """Return what deletes, without the members that hold nothing; one that came to hold a row is in from then on.
+
+        Only those that were empty are asked: a table at whose beginning all rows are dead takes long to answer.
+        """
+        members = self.statements.family.members
+        empty = [member for member in members if member not in self._filled]
+        if empty:
+            filled = self.connection.execute(self.statements.filled(empty)).fetchone() or ()
+            self._filled |= {member for member in filled if member}
+        present = frozenset(self._filled)
+        if present not in self._statements:
+            self._statements[present] = self.statements.delete(present)
+        return self._statements[present]
 
     def _refuse_changed(self, slice_: Slice, parameters: dict[str, Any]) -> None:
         still = self.connection.execute(self.statements.still(), parameters).fetchone()

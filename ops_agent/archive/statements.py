@@ -143,10 +143,10 @@ UNION ALL
             f' WHERE r."{self.key}" = ANY(%(roots)s::{self.key_type}[])'
         )
 
-    def filled(self) -> str:
-        """Name the members that hold any row."""
+    def filled(self, members: Iterable[str]) -> str:
+        """Name the members that hold any row; not to be asked often of one that holds many dead ones."""
         return "SELECT " + ", ".join(
-            f"CASE WHEN EXISTS (SELECT FROM {name(member)}) THEN '{member}' END" for member in self.family.members
+            f"CASE WHEN EXISTS (SELECT FROM {name(member)}) THEN '{member}' END" for member in members
         )
 
     def keyed(self, filled: Collection[str]) -> list[str]:
