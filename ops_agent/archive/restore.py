@@ -182,9 +182,15 @@ class Restorer:
         rows = {table.name: _of(source.rows(batch, table.name), wanted) for table in tables}
         self._refuse_unknown_numbers(rows)
         answered_elsewhere = list(outside(tables, rows))
-        for keys in answered_elsewhere:
-            if missing := keys.missing(self.connection):
-                self._fetch(missing)
+        # All of them are found before the first is put back.
+        parents = [
+            parent
+            for keys in answered_elsewhere
+            if (missing := keys.missing(self.connection))
+            for parent in self._find(missing)
+        ]
+        for parent in parents:
+            self.batch(*parent)
         if not self.dry_run:
             self._write(tables, rows, answered_elsewhere)
         for name, back in rows.items():
@@ -260,16 +266,17 @@ class Restorer:
                 numbers.append(number)
         return numbers
 
-    def _fetch(self, missing: Keys) -> None:
-        """Put back the parents from whichever archive has them."""
+    def _find(self, missing: Keys) -> list[tuple[Source, Batch, set[str]]]:
+        """Return where the parents are archived; raise RestoreError if one is nowhere."""
+        places = []
         for source in self.sources:
             for batch in source.batches:
                 if (parents := source.rows(batch, missing.parent)) is not None:
                     roots, missing = missing.among(parents, source.manifest.table(missing.parent))
                     if roots:
-                        self.batch(source, batch, roots)
+                        places.append((source, batch, roots))
                     if not missing:
-                        return
+                        return places
         raise RestoreError(f"{missing}, which neither the database nor an archive has any more")
 
     def _lock(self, keys: Keys) -> None:
