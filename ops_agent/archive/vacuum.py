@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
         if not type(found).__module__.startswith("psycopg"):
             raise
         error = f"PostgreSQL: {str(found).strip()}"
-    if settings and not arguments.dry_run and code != USAGE:
+    if settings and not arguments.dry_run and code not in {USAGE, LOCKED}:
         _remember(settings, result, error, started)
     if error:
         sys.stderr.write(f"ops-agent: {error}\n")
