@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ops_agent import settings, status
+from ops_agent.release import arguments as release
 
 
 def run(words: Sequence[str] | None = None) -> int:
@@ -18,7 +19,12 @@ def run(words: Sequence[str] | None = None) -> int:
     verb.add_argument("--json", action="store_true", help="on one line, for `ops`; otherwise indented")
     verb = verbs.add_parser("scheduler", help="keep the scheduler lease and run Airflow's scheduler while it is held")
     verb.add_argument("--config", type=Path, default=Path("/etc/airflow/keeper.json"), help="file that says how")
+    release.add_arguments(verbs.add_parser("release", help="publish, copy and inspect DAG releases"))
     arguments = parser.parse_args(words)
+    if arguments.verb == "release":
+        from ops_agent.release import main as releases  # noqa: PLC0415 - not for `ops status`, which is to be quick
+
+        return releases.run(arguments)
     if arguments.verb == "scheduler":
         # Beside Airflow alone are psycopg2 and prometheus_client to be found.
         from ops_agent.lease import main as keeper  # noqa: PLC0415
@@ -32,3 +38,7 @@ def run(words: Sequence[str] | None = None) -> int:
     sys.stdout.write(json.dumps(status.collect(host), indent=None if arguments.json else 2) + "\n")
     sys.stdout.flush()
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run())
