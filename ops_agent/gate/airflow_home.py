@@ -77,18 +77,19 @@ def _rehearse() -> None:
     """Serialise a DAG and read it back: Airflow loads its plugins, providers and schemas with the first one."""
     import psycopg2  # noqa: F401, PLC0415
     from airflow.dag_processing.dagbag import DagBag, _validate_executor_fields  # noqa: PLC0415
-    from airflow.providers.standard.operators.python import PythonOperator  # noqa: PLC0415
-    from airflow.sdk import DAG  # noqa: PLC0415
+    from airflow.sdk import DAG, task  # noqa: PLC0415
     from airflow.sdk.execution_time import supervisor, task_runner  # noqa: F401, PLC0415
     from airflow.serialization.serialized_objects import DagSerialization  # noqa: PLC0415
+    from airflow.utils.dag_version_inflation_checker import check_dag_file_stability  # noqa: PLC0415
 
     with DAG("rehearsal", schedule="@daily") as dag:
-        PythonOperator(task_id="task", python_callable=print)
+        task(_readable)(Path("x"))
     dag.fileloc = __file__
     dag.validate()
     _validate_executor_fields(dag)
     DagBag(collect_dags=False).bag_dag(dag)
     DagSerialization.from_dict(DagSerialization.to_dict(dag))
+    check_dag_file_stability(__file__)
 
 
 def _readable(path: Path) -> bool:

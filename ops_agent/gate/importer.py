@@ -7,6 +7,8 @@ import json
 import re
 import sys
 import time
+from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from types import CodeType
 from typing import TYPE_CHECKING, Any
@@ -31,13 +33,18 @@ def import_file(path: Path, tree: Path) -> Imported:
     guard = Guard(tree, file)
     guard.arm()
     started = time.monotonic() - _waited()
+    last = next(reversed(sys.modules))
     dags, findings = _load(path, tree, source)
     seconds = time.monotonic() - _waited() - started
     guard.armed = False
+    files = tuple(sorted({file, *_imported_files(tree, last)}))
+    dags = [replace(dag, files=files) for dag in dags]
     findings += _unstable(path, file)
-    refused = {finding.rule for finding in guard.findings if finding.severity is Severity.ERROR}
     # The refusal is the cause and has its own finding; what the code made of it is not another.
-    findings = [finding for finding in findings if not (refused and MARK in finding.message)]
+    refused = {finding.line for finding in guard.findings if finding.severity is Severity.ERROR}
+    findings = [
+        found for found in findings if found.rule != "import" or not (MARK in found.message or found.line in refused)
+    ]
     return Imported(file, round(seconds, 3), tuple(dags), (*findings, *guard.findings), source)
 
 
@@ -115,7 +122,7 @@ def _facts(dag: Any, tree: Path, file: str, source: str) -> Dag:
         catchup=bool(dag.catchup) and bool(getattr(dag.timetable, "can_be_scheduled", True)),
         tags=tuple(sorted(dag.tags)),
         hash=_digest([data, [task.hash for task in tasks]], tree),
-        files=tuple(sorted({file, *_imported_files(tree)})),
+        files=(file,),
         tasks=tasks,
     )
 
@@ -153,9 +160,10 @@ def _constant(value: Any) -> Any:
     return sorted(map(repr, value)) if isinstance(value, frozenset) else repr(value)
 
 
-def _imported_files(tree: Path) -> Iterator[str]:
-    for module in list(sys.modules.values()):
-        origin = getattr(module, "__file__", None)
+def _imported_files(tree: Path, last: str) -> Iterator[str]:
+    # Only what came after the fork: to look at a module is to copy its pages from the parent, 3000 times over.
+    for name in list(takewhile(lambda name: name != last, reversed(sys.modules))):
+        origin = getattr(sys.modules[name], "__file__", None)
         if isinstance(origin, str) and origin.startswith(f"{tree}/"):
             yield str(Path(origin).relative_to(tree))
 

@@ -38,7 +38,6 @@ _BUILT_IN = {
     "top-level-database": Severity.ERROR,
     "top-level-metadata": Severity.ERROR,
     "top-level-network": Severity.ERROR,
-    "top-level-process": Severity.ERROR,
 }
 SLOW_SECONDS = 2.0
 
