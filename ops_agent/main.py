@@ -1,4 +1,4 @@
-"""The `ops-agent` command: what `ops` runs on a host. Standard library only, and one module a verb."""
+"""The `ops-agent` command: what `ops` runs on a host. One module a verb; what only some hosts have is imported late."""
 
 import argparse
 import json
@@ -6,30 +6,36 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ops_agent import settings, status
+from ops_agent import operation, settings, status
+from ops_agent.gate import arguments as gate
 from ops_agent.release import arguments as release
 
 
 def run(words: Sequence[str] | None = None) -> int:
-    """Run one verb and return its exit code: 0 done, 1 failed, 2 usage."""
+    """Run one verb and return its exit code: 0 done, 1 failed, 2 usage, 5 lock held by another."""
     parser = argparse.ArgumentParser(prog="ops-agent", description=__doc__)
     parser.add_argument("--settings", type=Path, default=settings.DIRECTORY, help="directory of agent.json")
     verbs = parser.add_subparsers(dest="verb", required=True)
     verb = verbs.add_parser("status", help="print what this host runs and how it is")
     verb.add_argument("--json", action="store_true", help="on one line, for `ops`; otherwise indented")
+    verb.set_defaults(run=_status)
     verb = verbs.add_parser("scheduler", help="keep the scheduler lease and run Airflow's scheduler while it is held")
     verb.add_argument("--config", type=Path, default=Path("/etc/airflow/keeper.json"), help="file that says how")
-    release.add_arguments(verbs.add_parser("release", help="publish, copy and inspect DAG releases"))
+    verb.set_defaults(run=_scheduler)
+    verb = verbs.add_parser("operation", help="hold a lock of the fleet's for as long as standard input stays open")
+    verb.add_argument("--lock", required=True, choices=("scheduler", "dags", "metadata"), help="what is being changed")
+    verb.set_defaults(run=lambda arguments: operation.hold(arguments.lock))
+    verb = verbs.add_parser("release", help="publish, copy and inspect DAG releases")
+    release.add_arguments(verb)
+    verb.set_defaults(run=_release)
+    verb = verbs.add_parser("validate", help="judge a directory of DAG files before it becomes a release")
+    gate.add_arguments(verb)
+    verb.set_defaults(run=_validate)
     arguments = parser.parse_args(words)
-    if arguments.verb == "release":
-        from ops_agent.release import main as releases  # noqa: PLC0415 - not for `ops status`, which is to be quick
+    return int(arguments.run(arguments))
 
-        return releases.run(arguments)
-    if arguments.verb == "scheduler":
-        # Beside Airflow alone are psycopg2 and prometheus_client to be found.
-        from ops_agent.lease import main as keeper  # noqa: PLC0415
 
-        return keeper.run(arguments.config)
+def _status(arguments: argparse.Namespace) -> int:
     try:
         host = settings.load(arguments.settings)
     except (OSError, ValueError, KeyError) as error:
@@ -38,6 +44,26 @@ def run(words: Sequence[str] | None = None) -> int:
     sys.stdout.write(json.dumps(status.collect(host), indent=None if arguments.json else 2) + "\n")
     sys.stdout.flush()
     return 0
+
+
+def _scheduler(arguments: argparse.Namespace) -> int:
+    # Beside Airflow alone are psycopg2 and prometheus_client to be found.
+    from ops_agent.lease import main as keeper  # noqa: PLC0415
+
+    return keeper.run(arguments.config)
+
+
+def _release(arguments: argparse.Namespace) -> int:
+    # Not for `ops status`, which is to be quick.
+    from ops_agent.release import main as releases  # noqa: PLC0415
+
+    return releases.run(arguments)
+
+
+def _validate(arguments: argparse.Namespace) -> int:
+    from ops_agent.gate import main as validation  # noqa: PLC0415
+
+    return validation.run(arguments)
 
 
 if __name__ == "__main__":

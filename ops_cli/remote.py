@@ -1,18 +1,24 @@
-"""One command on many hosts at once over SSH; the only module that imports fabric."""
+"""Commands on hosts over SSH: one on many at once, or one to talk with; the only module that imports fabric."""
 
+import io
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
+from typing import BinaryIO
 
 import paramiko
 from fabric import Config, Connection
 from invoke.exceptions import CommandTimedOut
 
-from ops_cli.errors import UsageError
+from ops_cli.conversation import Conversation
+from ops_cli.errors import ExitCode, OpsError, UsageError
 from ops_cli.inventory import Host
+
+AGENT = "sudo -n /usr/local/bin/ops-agent"
 
 # A machine that is down costs the operator at most this long, whichever step of the login it hangs in.
 REACH_SECONDS = 4.5
@@ -46,6 +52,42 @@ def ask(hosts: Sequence[Host], command: str, *, timeout_seconds: float) -> list[
         # Daemons: a thread stuck in a dead connection must not keep the command from ending.
         Thread(target=call.run, daemon=True).start()
     return [call.collect(started) for call in calls]
+
+
+class UnreachableError(OpsError):
+    """A host cannot be logged in to."""
+
+    exit_code = ExitCode.UNREACHABLE
+
+
+@contextmanager
+def converse(host: Host, command: str) -> Iterator[Conversation]:
+    """Start `command` on one host and talk with it. Raises UnreachableError if it cannot be logged in to."""
+    _refuse_missing_key(host)
+    connection = _connection(host)
+    try:
+        connection.open()
+        channel = connection.transport.open_session(timeout=_STEP_SECONDS)
+        channel.exec_command(command)
+    except (OSError, EOFError, paramiko.SSHException) as error:
+        connection.close()
+        raise UnreachableError(f"{host.name} ({host.address}) is unreachable: {_reason(host, error)}") from error
+    try:
+        yield Conversation(host, channel)
+    finally:
+        connection.close()
+
+
+def stream(host: Host, command: str, *, stdin: BinaryIO | None = None, timeout_seconds: float) -> Iterator[str]:
+    """Run `command` on one host and yield the lines it prints, as they come.
+
+    `timeout_seconds` is the longest silence between two lines. Raises UnreachableError, and RemoteError if the command
+    fails or goes silent.
+    """
+    with converse(host, command) as conversation:
+        conversation.feed(stdin or io.BytesIO())
+        yield from conversation.lines(timeout_seconds)
+        conversation.check()
 
 
 class _Call:

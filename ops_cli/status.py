@@ -14,7 +14,7 @@ from ops_cli.errors import UsageError
 
 # Every probe of the agent is bounded by 2 s; the rest is for a loaded machine.
 _AGENT_TIMEOUT_SECONDS = 10
-_AGENT = "sudo -n /usr/local/bin/ops-agent status --json"
+_AGENT = f"{remote.AGENT} status --json"
 _WATCH_SECONDS = 2
 _WIDTH_WITHOUT_TERMINAL = 160
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-CONFIG = Path("/etc/airflow/airflow.cfg")
 _SECRET = re.compile(r"secret|password|_key$|_conn|_url$|backend|_kwargs$|token|dsn", re.IGNORECASE)
 _SECRET_SECTIONS = frozenset({"celery_broker_transport_options", "secrets", "sentry"})
 

@@ -12,10 +12,12 @@ import tempfile
 import time
 from dataclasses import replace
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ops_agent.gate import airflow_home, confine, policy, rules, tree, workers
+from ops_agent.gate.arguments import add_arguments
 from ops_agent.gate.findings import Finding
 from ops_agent.gate.importer import import_file
 from ops_agent.gate.report import Report
@@ -26,19 +28,7 @@ if TYPE_CHECKING:
 DONE, FAILED, USAGE, REFUSED = 0, 1, 2, 4
 # Beyond any tree the limits of single files allow in practice.
 _RUN_SECONDS = 900
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's options."""
-    parser.add_argument("tree", type=Path, help="directory of DAG files")
-    parser.add_argument("--policy", type=Path, help=f"policy file, {policy.FILE} at the top of the tree if not given")
-    parser.add_argument("--options", default="{}", help="JSON: pools, queues, default_queue, which the fleet knows")
-    parser.add_argument("--format", choices=("table", "json", "junit"), default="table", help="how to print the report")
-    parser.add_argument("--jobs", type=int, default=0, help="files imported at a time; all processors if not given")
-    parser.add_argument("--seconds", type=float, default=30, help="longest import of one file")
-    parser.add_argument("--memory-mib", type=int, default=1024, help="most memory of one import beyond Airflow's own")
-    parser.add_argument("--config", type=Path, default=airflow_home.CONFIG, help="the airflow.cfg to begin with")
-    parser.add_argument("--confined", action="store_true", help="as root: in a transient unit without any privilege")
+_AIRFLOW_PYTHON = Path("/opt/airflow/current/bin/python")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -46,6 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.tree.is_dir():
         sys.stderr.write(f"ops-agent: {arguments.tree} is no directory of DAG files\n")
         return USAGE
+    _be_airflows_python()
     if arguments.confined:
         return _confined(arguments)
     root = arguments.tree.resolve()
@@ -99,18 +90,25 @@ def _policy(arguments: argparse.Namespace, root: Path) -> policy.Policy:
     return replace(chosen, default_queue=known.get("default_queue") or chosen.default_queue)
 
 
+def _be_airflows_python() -> None:
+    """Start over in Airflow's environment, if this interpreter is the host's own."""
+    if find_spec("airflow") is None and _AIRFLOW_PYTHON.exists():
+        os.execv(_AIRFLOW_PYTHON, [str(_AIRFLOW_PYTHON), *sys.argv])  # noqa: S606
+
+
 def _confined(arguments: argparse.Namespace) -> int:
+    root = arguments.tree.resolve()
     with tempfile.TemporaryDirectory(prefix="gate-config-", dir="/run") as directory:
         safe = Path(directory, "airflow.cfg")
         if arguments.config.is_file():
             safe.write_text(airflow_home.harmless(arguments.config.read_text(encoding="utf-8")), encoding="utf-8")
+            safe.chmod(0o644)
         safe.parent.chmod(0o755)
-        words = [sys.executable, "-m", "ops_agent.gate.main", str(arguments.tree.resolve())]
-        words += ["--config", str(safe), "--format", arguments.format, "--options", arguments.options]
-        words += ["--jobs", str(arguments.jobs), "--seconds", str(arguments.seconds)]
-        words += ["--memory-mib", str(arguments.memory_mib)]
+        words = [sys.executable, sys.argv[0], "validate", str(root), "--config", str(safe)]
         words += ["--policy", str(arguments.policy.resolve())] if arguments.policy else []
-        command = confine.command(words, directory=arguments.tree.resolve(), seconds=_RUN_SECONDS)
+        for name in ("format", "options", "jobs", "seconds", "memory_mib"):
+            words += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
+        command = confine.command(words, directory=root, seconds=_RUN_SECONDS)
         return subprocess.run(command, check=False).returncode
 
 

@@ -172,6 +172,8 @@ class Keeper:
             self._drop_session(str(error))
 
     def _start_scheduler(self, epoch: int, resend_after: float | None) -> None:
+        # What libpq calls the scheduler's sessions: so the server's own log tells in which epoch each of them wrote.
+        os.environ["PGAPPNAME"] = f"airflow-scheduler epoch {epoch}"
         database = self._session.fileno()
         inherited = [*self._endpoint.all_files(), self._signals, self._wakeup]
         self._scheduler.start(resend_after, [*inherited, database] if database is not None else inherited)

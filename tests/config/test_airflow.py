@@ -31,8 +31,8 @@ ROLES = {
     "sched2": ["airflow", "airflow_scheduler"],
     "worker-io1": ["airflow", "airflow_worker"],
 }
-# One scheduler host as the lab runs it, one with the lease keeper.
-MODES = {"sched2": {"airflow_scheduler_mode": "active_standby"}}
+# One scheduler host with the lease keeper, as the lab runs them, one without.
+MODES = {"sched1": {"airflow_scheduler_mode": "active_active"}, "sched2": {"airflow_scheduler_mode": "active_standby"}}
 UNITS = {
     "web1": ["airflow-api-server.service"],
     "sched1": ["airflow-scheduler.service", "airflow-dag-processor.service", "airflow-triggerer.service"],
@@ -121,7 +121,9 @@ def test_units_name_one_environment_and_one_configuration(
 def test_scheduler_under_the_lease_is_kept_and_watched(rendered: dict[str, dict[str, str]]) -> None:
     unit = rendered["sched2"]["airflow-scheduler.service"]
     assert re.search(r"^ExecStart=\S+/bin/ops-agent scheduler --config /etc/airflow/keeper.json$", unit, re.MULTILINE)
-    assert re.findall(r"^(?:Type|WatchdogSec)=(\S+)$", unit, re.MULTILINE) == ["exec", "notify", "5"]
+    watched = re.findall(r"^(?:Type|WatchdogSec|WatchdogSignal|KillMode)=(\S+)$", unit, re.MULTILINE)
+    # Only the keeper is told to stop: it ends its scheduler in order. What is left then, and a frozen one, is killed.
+    assert watched == ["exec", "mixed", "notify", "5", "SIGKILL"]
 
 
 def test_worker_stops_its_main_process_and_waits_longer_than_it_drains(rendered: dict[str, dict[str, str]]) -> None:

@@ -120,6 +120,13 @@ def test_no_active_scheduler_is_refused(hosts: Inventory, refuse: Refuse) -> Non
     assert "airflow_scheduler_active is true on no host" in refuse()
 
 
+def test_active_flag_matters_in_mode_single_alone(tmp_path: Path, hosts: Inventory, variables: dict[str, Any]) -> None:
+    for host in schedulers(hosts).values():
+        del host["airflow_scheduler_active"]
+    done = _check(tmp_path, hosts, variables | {"airflow_scheduler_mode": "active_standby"}, "--tags", "always")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_missing_groups_are_refused_all_at_once(hosts: Inventory, refuse: Refuse) -> None:
     for tier in ("lb", "broker", "share"):
         del hosts["fleet"]["children"][tier]

@@ -30,7 +30,8 @@ def test_status_of_a_healthy_fleet_exits_with_0(healthy: Callable[..., Any]) -> 
     status = healthy("--format", "json").json()
     assert (status["healthy"], status["problems"]) == (True, [])
     assert status["env"] == "lab"
-    assert status["scheduler"] == {"active": "sched1", "standby": ["sched2"]}
+    scheduler = status["scheduler"]
+    assert sorted([scheduler["active"], *scheduler["standby"]]) == ["sched1", "sched2"]
     assert len(status["hosts"]) == 12
     assert all(host["reachable"] and host["units"] for host in status["hosts"])
     queues = {queue["name"]: queue for queue in status["queues"]}
@@ -43,8 +44,9 @@ def test_status_of_a_healthy_fleet_exits_with_0(healthy: Callable[..., Any]) -> 
 
 def test_status_shows_what_each_tier_runs(healthy: Callable[..., Any]) -> None:
     table = healthy().stdout
-    for words in ("haproxy active", "airflow-worker active", "sched1 active; standby sched2", "lab is healthy"):
+    for words in ("haproxy active", "airflow-worker active", "lab is healthy"):
         assert words in table
+    assert "sched1 active; standby sched2" in table or "sched2 active; standby sched1" in table
 
 
 def test_agent_answers_within_two_seconds(machine: Callable[[str], Any]) -> None:

@@ -1,4 +1,4 @@
-"""One scheduler runs and the other waits; DAG processor and triggerer run on both; a bad DAG harms nobody."""
+"""One host schedules and the other waits, hot; DAG processor and triggerer run on both; a bad DAG harms nobody."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,13 +14,34 @@ Wait = Callable[..., Any]
 BAD = "bad_by_test.py"
 
 
+def keeper(address: str) -> dict[str, Any]:
+    return dict(requests.get(f"http://{address}:8976/health", timeout=10).json())
+
+
 def is_active(host: Host) -> bool:
-    return bool(host.backend.get_variables()["airflow_scheduler_active"])
+    return bool(keeper(host.backend.get_variables()["ansible_host"])["state"] == "active")
 
 
-def test_scheduler_runs_on_the_active_host_alone(host: Host) -> None:
+def test_keeper_runs_on_every_host(host: Host) -> None:
     scheduler = host.service("airflow-scheduler")
-    assert (scheduler.is_running, scheduler.is_enabled) == (is_active(host), is_active(host))
+    assert (scheduler.is_running, scheduler.is_enabled) == (True, True)
+
+
+def test_one_keeper_is_active_and_the_other_ready(inventory: Any) -> None:
+    keepers = sorted((keeper(host.address) for host in inventory.tier("scheduler")), key=lambda health: health["state"])
+    assert [health["state"] for health in keepers] == ["active", "standby"]
+    active, standby = keepers
+    assert (standby["ready"], standby["preloaded"]) == (True, True)
+    assert active["renewed_seconds_ago"] < 3
+    assert {health["epoch"] for health in keepers} == {active["epoch"]}
+
+
+def test_standby_could_not_write_even_if_it_tried(host: Host, machine: Machine) -> None:
+    ask = "SELECT writes, admitted FROM ops.lease_status WHERE host = '%s'"
+    found = machine("pg1").check_output(
+        f'cd / && runuser -u postgres -- psql -qAtc "{ask % host.check_output("hostname")}" airflow'
+    )
+    assert found == ("t|t" if is_active(host) else "f|t")
 
 
 def test_scheduler_answers_its_health_check(host: Host) -> None:
