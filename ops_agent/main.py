@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ops_agent import operation, settings, status
+from ops_agent import dag_health, operation, settings, status
 from ops_agent.gate import arguments as gate
 from ops_agent.release import arguments as release
 
@@ -31,6 +31,9 @@ def run(words: Sequence[str] | None = None) -> int:
     verb = verbs.add_parser("validate", help="judge a directory of DAG files before it becomes a release")
     gate.add_arguments(verb)
     verb.set_defaults(run=_validate)
+    verb = verbs.add_parser("dag-health", help="print how DAGs are parsed and tasks end")
+    dag_health.add_arguments(verb)
+    verb.set_defaults(run=dag_health.run)
     arguments = parser.parse_args(words)
     return int(arguments.run(arguments))
 

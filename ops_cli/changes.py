@@ -1,6 +1,6 @@
 """What a release changes, DAG by DAG and task by task, from the gate's reports of two releases."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -54,27 +54,29 @@ class Changes:
             yield f"changed {change.dag_id}: {'; '.join(parts) or 'code in ' + ', '.join(change.files)}"
 
 
-def between(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> Changes:
-    """Compare two manifests (their gate's reports and file digests); without an old one every DAG is added."""
-    before, after = _dags(old or {}), _dags(new)
-    touched = _touched(old or {}, new)
-    changed = [
-        change
-        for dag_id in sorted(before.keys() & after.keys())
-        if (change := _compare(before[dag_id], after[dag_id], touched))
-    ]
+def between(old: Mapping[str, Any], new: Mapping[str, Any], served: Sequence[Mapping[str, Any]] = ()) -> Changes:
+    """Compare two releases by their gate's reports and their files; without an old one every DAG is added.
+
+    A release that was published without the gate has no report: which DAGs it has is then what the database serves
+    (`served`), and of their tasks nothing is known.
+    """
+    before, after = _dags(old, served), _dags(new, served)
+    touched = _touched(old, new)
+    both = sorted(before.keys() & after.keys())
+    changed = [change for dag_id in both if (change := _compare(before[dag_id], after[dag_id], touched))]
     return Changes(
         tuple(sorted(after.keys() - before.keys())), tuple(sorted(before.keys() - after.keys())), tuple(changed)
     )
 
 
 def _compare(old: Mapping[str, Any], new: Mapping[str, Any], touched: frozenset[str]) -> DagChange | None:
-    before = {task["task_id"]: task for task in old["tasks"]}
-    after = {task["task_id"]: task for task in new["tasks"]}
-    both = sorted(before.keys() & after.keys())
     files = tuple(sorted(touched & {*old["files"], *new["files"]}))
-    if old["hash"] == new["hash"] and not files:
+    known = old["hash"] and new["hash"]
+    if not files and (not known or old["hash"] == new["hash"]):
         return None
+    before = {task["task_id"]: task for task in old["tasks"]} if known else {}
+    after = {task["task_id"]: task for task in new["tasks"]} if known else {}
+    both = sorted(before.keys() & after.keys())
     return DagChange(
         dag_id=new["dag_id"],
         added_tasks=tuple(sorted(after.keys() - before.keys())),
@@ -89,11 +91,22 @@ def _compare(old: Mapping[str, Any], new: Mapping[str, Any], touched: frozenset[
     )
 
 
-def _dags(manifest: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    return {dag["dag_id"]: dag for dag in (manifest.get("validation") or {}).get("dags", [])}
+def _dags(release: Mapping[str, Any], served: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    if report := release.get("validation"):
+        return {dag["dag_id"]: dag for dag in report["dags"]}
+    if not release:
+        return {}
+    return {dag["dag_id"]: {"dag_id": dag["dag_id"], "files": [dag["file"]], "hash": "", "tasks": []} for dag in served}
 
 
 def _touched(old: Mapping[str, Any], new: Mapping[str, Any]) -> frozenset[str]:
-    before = {**old.get("files", {}), **old.get("links", {})}
-    after = {**new.get("files", {}), **new.get("links", {})}
+    before, after = _digests(old), _digests(new)
     return frozenset(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+
+
+def _digests(release: Mapping[str, Any]) -> dict[str, str]:
+    """Return what `source.contents` says of a packed tree, of a manifest too."""
+    if "digests" in release:
+        return dict(release["digests"])
+    links = {name: f"-> {target}" for name, target in release.get("links", {}).items()}
+    return {name: entry["sha256"] for name, entry in release.get("files", {}).items()} | links

@@ -17,19 +17,25 @@ from ops_cli.errors import OpsError, UsageError
 HEADER = "release.json"
 FOLDER = "dags"
 _SHOWN = 5
+_LINK = "-> "
 
 
 @dataclass(frozen=True)
 class Source:
-    """A packed tree and where it came from; `commit` is empty outside of git."""
+    """A packed tree and where it came from; `commit` is empty outside of git, `files` as `contents` says."""
 
     archive: Path
-    digest: str
+    files: Mapping[str, str]
     author: str
     message: str
     commit: str = ""
     dirty: bool = False
     origin: Mapping[str, str] | None = None
+
+    @property
+    def digest(self) -> str:
+        """The digest of the content, as ops-agent computes it of what arrives."""
+        return digest(self.files)
 
     def header(self, validation: Mapping[str, Any]) -> dict[str, Any]:
         """Return release.json, with the gate's report."""
@@ -57,8 +63,8 @@ def collect(path: Path, work: Path, *, ref: str = "", message: str = "", allow_d
     if not top:
         if ref:
             raise UsageError(f"{path} is in no git repository, so there is no {ref} to deploy; leave --git-ref out")
-        _pack(path, sorted(_walk(path)), archive)
-        return Source(archive, digest(archive), deployer(), message or f"{path.resolve().name}, not from git")
+        as_it_stands(path, work)
+        return Source(archive, contents(archive), deployer(), message or f"{path.resolve().name}, not from git")
     commit = _git(path, "rev-parse", "--verify", "--quiet", f"{ref or 'HEAD'}^{{commit}}", check=False)
     if not commit:
         raise UsageError(f"{top} has no commit {ref or 'HEAD'}; type: git -C {top} log --oneline")
@@ -67,11 +73,20 @@ def collect(path: Path, work: Path, *, ref: str = "", message: str = "", allow_d
         shown = ", ".join(line[3:] for line in changed[:_SHOWN]) + (", ..." if len(changed) > _SHOWN else "")
         raise UsageError(f"{path} has changes that are in no commit ({shown}): commit them, or add --allow-dirty")
     if changed:
-        names = _git(path, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", ".").split("\0")
-        _pack(path, sorted(name for name in set(names) if name and os.path.lexists(path / name)), archive)
+        as_it_stands(path, work)
     else:
         _export(path, commit, archive)
-    return _described(path, commit, archive, message, ref=ref, dirty=bool(changed))
+    author, subject = _git(path, "log", "-1", "--format=%an <%ae>%n%s", commit).split("\n", 1)
+    return Source(archive, contents(archive), author, message or subject, commit, bool(changed), _origin(path, ref))
+
+
+def as_it_stands(path: Path, work: Path) -> Path:
+    """Pack a directory with its changes, but without what git ignores; return the archive."""
+    names = _git(path, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", ".", check=False)
+    listed = {name for name in names.split("\0") if name and os.path.lexists(path / name)}
+    archive = work / "dags.tar"
+    _pack(path, sorted(listed or _walk(path)), archive)
+    return archive
 
 
 def deployer() -> str:
@@ -79,26 +94,31 @@ def deployer() -> str:
     return f"{os.environ.get('SUDO_USER') or getpass.getuser()}@{socket.gethostname()}"
 
 
-def digest(archive: Path) -> str:
-    """Return the digest of a packed tree's content, as ops-agent computes it of what arrives.
+def contents(archive: Path) -> dict[str, str]:
+    """Return the sha256 of each file of a packed tree by name, and `-> target` for a link.
 
-    The sha256 of what `sha256sum` prints for all files by name, then `target <- name` for the links. Bytecode and
-    empty directories are no part of a release. Raises UsageError if nothing is left.
+    Bytecode and empty directories are no part of a release. Raises UsageError if nothing is left.
     """
-    files, links = [], []
+    found = {}
     with tarfile.open(archive) as packed:
         for member in packed:
             name = member.name.removeprefix(f"{FOLDER}/")
             if member.isdir() or _is_bytecode(name):
                 continue
             if member.issym():
-                links.append((name, f"{member.linkname} <- {name}\n"))
+                found[name] = f"{_LINK}{member.linkname}"
             elif content := packed.extractfile(member):
-                files.append((name, f"{hashlib.file_digest(content, 'sha256').hexdigest()}  {name}\n"))
-    if not files:
+                found[name] = hashlib.sha256(content.read()).hexdigest()
+    if all(entry.startswith(_LINK) for entry in found.values()):
         raise UsageError("there is not a single file to deploy; an empty release would remove every DAG")
-    lines = [line for _, line in (*sorted(files), *sorted(links))]
-    return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
+    return found
+
+
+def digest(files: Mapping[str, str]) -> str:
+    """Return the sha256 of what `sha256sum` prints for all files by name, then `target <- name` for the links."""
+    plain = [f"{entry}  {name}\n" for name, entry in sorted(files.items()) if not entry.startswith(_LINK)]
+    links = [f"{entry[len(_LINK) :]} <- {name}\n" for name, entry in sorted(files.items()) if entry.startswith(_LINK)]
+    return hashlib.sha256("".join([*plain, *links]).encode(errors="surrogateescape")).hexdigest()
 
 
 def write_header(content: bytes, sink: IO[bytes]) -> None:
@@ -110,15 +130,13 @@ def write_header(content: bytes, sink: IO[bytes]) -> None:
     sink.write(b"\0" * (-len(content) % tarfile.BLOCKSIZE))
 
 
-def _described(path: Path, commit: str, archive: Path, message: str, *, ref: str, dirty: bool) -> Source:
-    author, subject = _git(path, "log", "-1", "--format=%an <%ae>%n%s", commit).split("\n", 1)
-    origin = {
+def _origin(path: Path, ref: str) -> dict[str, str]:
+    return {
         "repository": _without_login(_git(path, "remote", "get-url", "origin", check=False)),
         "path": _git(path, "rev-parse", "--show-prefix"),
         "ref": ref or _git(path, "rev-parse", "--abbrev-ref", "HEAD"),
         "deployed_by": deployer(),
     }
-    return Source(archive, digest(archive), author, message or subject, commit, dirty, origin)
 
 
 def _export(path: Path, commit: str, archive: Path) -> None:

@@ -50,7 +50,7 @@ class Guard:
         # A fork that went on would import the file a second time, beside the gate's back.
         os.register_at_fork(after_in_child=self._end_fork)
         sys.stdout = _Prints(self)
-        os._exit = self._exit  # type: ignore[assignment]
+        os._exit = self._exit
         self._refuse_libpq()
         self._refuse_metadata()
         self.armed = True
@@ -173,5 +173,5 @@ def _without_password(dsn: str) -> str:
     from sqlalchemy.engine import make_url  # noqa: PLC0415
 
     if "://" in dsn:
-        return make_url(dsn).render_as_string(hide_password=True)
+        return str(make_url(dsn).render_as_string(hide_password=True))
     return " ".join(word for word in (dsn or "").split() if not word.startswith("password")) or "no address given"

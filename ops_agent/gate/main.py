@@ -12,10 +12,10 @@ import tempfile
 import time
 from dataclasses import replace
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ops_agent import airflow_python
 from ops_agent.gate import airflow_home, confine, policy, rules, tree, workers
 from ops_agent.gate.arguments import add_arguments
 from ops_agent.gate.findings import Finding
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 DONE, FAILED, USAGE, REFUSED = 0, 1, 2, 4
 # Beyond any tree the limits of single files allow in practice.
 _RUN_SECONDS = 900
-_AIRFLOW_PYTHON = Path("/opt/airflow/current/bin/python")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -36,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.tree.is_dir():
         sys.stderr.write(f"ops-agent: {arguments.tree} is no directory of DAG files\n")
         return USAGE
-    _be_airflows_python()
+    airflow_python.require("airflow")
     if arguments.confined:
         return _confined(arguments)
     root = arguments.tree.resolve()
@@ -83,17 +82,10 @@ def _policy(arguments: argparse.Namespace, root: Path) -> policy.Policy:
         raise policy.PolicyError(f"{arguments.policy}: no such file")
     chosen = policy.load(arguments.policy or root / policy.FILE)
     known = json.loads(arguments.options)
-    for name in ("pools", "queues"):
-        # What the fleet has counts, not what a file says it has.
-        if known.get(name) is not None:
-            chosen = replace(chosen, **{name: frozenset(known[name])})
+    # What the fleet has counts, not what a file says it has.
+    pools, queues = (frozenset(known[name]) if known.get(name) else None for name in ("pools", "queues"))
+    chosen = replace(chosen, pools=pools or chosen.pools, queues=queues or chosen.queues)
     return replace(chosen, default_queue=known.get("default_queue") or chosen.default_queue)
-
-
-def _be_airflows_python() -> None:
-    """Start over in Airflow's environment, if this interpreter is the host's own."""
-    if find_spec("airflow") is None and _AIRFLOW_PYTHON.exists():
-        os.execv(_AIRFLOW_PYTHON, [str(_AIRFLOW_PYTHON), *sys.argv])  # noqa: S606
 
 
 def _confined(arguments: argparse.Namespace) -> int:
