@@ -143,7 +143,9 @@ def _export(path: Path, commit: str, archive: Path) -> None:
     prefix = _git(path, "rev-parse", "--show-prefix").rstrip("/")
     if prefix and not _git(path, "rev-parse", "--verify", "--quiet", f"{commit}:{prefix}", check=False):
         raise UsageError(f"commit {commit[:12]} has no {prefix}/")
-    _git(path, "archive", f"--prefix={FOLDER}/", f"--output={archive}", f"{commit}:{prefix}")
+    # From the top: within a folder git would take that for part of the path.
+    top = Path(_git(path, "rev-parse", "--show-toplevel"))
+    _git(top, "archive", f"--prefix={FOLDER}/", f"--output={archive.resolve()}", f"{commit}:{prefix}")
 
 
 def _pack(path: Path, names: list[str], archive: Path) -> None:

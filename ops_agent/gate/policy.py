@@ -77,8 +77,8 @@ def load(path: Path) -> Policy:
 
 def parse(raw: Any, name: str = FILE) -> Policy:
     """Turn the content of a policy file into a Policy. Raises PolicyError."""
-    if not isinstance(raw, Mapping) or (unknown := set(raw) - {"rules", "pools", "queues", "default_queue"}):
-        raise PolicyError(f"{name}: only rules, pools, queues and default_queue may stand at the top, not {unknown}")
+    if not isinstance(raw, Mapping) or not set(raw) <= {"rules", "pools", "queues", "default_queue"}:
+        raise PolicyError(f"{name}: only rules, pools, queues and default_queue may stand at the top")
     severities, settings = dict(_BUILT_IN), {}
     for rule, given in (raw.get("rules") or {}).items():
         if rule not in _RULES:
