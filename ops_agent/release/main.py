@@ -144,10 +144,11 @@ def _verify(arguments: Namespace) -> dict[str, Any]:
 def _status(arguments: Namespace) -> dict[str, Any]:
     share, current, source, previous = "", None, None, None
     try:
-        current = current_within(arguments.share, ANSWER_SECONDS)
+        refuse_silence(arguments.share)
         store = Store(arguments.share)
-        previous = store.previous()
-        source = store.load(current).source
+        current, previous = store.current(), store.previous()
+        if current:
+            source = store.load(current).source
     except ReleaseError as error:
         share = str(error)
     serving = None
