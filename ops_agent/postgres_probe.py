@@ -4,6 +4,8 @@ import json
 from typing import Any
 
 from ops_agent.commands import ProbeError, run
+from ops_agent.lease_probe import LEASE
+from ops_agent.psql import COMMAND
 
 _TIMEOUT_SECONDS = 2.0
 
@@ -14,7 +16,8 @@ _HEARTBEAT_SECONDS = 30
 _SCRIPT = r"""
 SET default_transaction_read_only = on;
 SET statement_timeout = '2s';
-SELECT to_regclass('public.dag') IS NOT NULL AS has_airflow \gset
+SELECT to_regclass('public.dag') IS NOT NULL AS has_airflow, to_regclass('ops.lease_status') IS NOT NULL AS has_lease
+\gset
 SELECT json_build_object(
   'version', split_part(current_setting('server_version'), ' ', 1),
   'max_connections', current_setting('max_connections')::int,
@@ -36,13 +39,15 @@ SELECT json_build_object(
       SELECT coalesce(json_agg(filename), '[]') FROM (
         SELECT filename FROM import_error ORDER BY timestamp DESC LIMIT 5) AS newest)));
 \endif
-"""
-_COMMAND = ("runuser", "-u", "postgres", "--", "psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-d", "airflow")
+\if :has_lease
+SELECT jsonb_build_object('lease', lease) FROM (:lease) AS found;
+\endif
+""".replace(":lease", LEASE)
 
 
 def probe() -> dict[str, Any]:
     """Ask the local server as its own administrator over the socket; raise ProbeError if it does not answer."""
-    command = [*_COMMAND, "-v", f"heartbeat_seconds={_HEARTBEAT_SECONDS}"]
+    command = [*COMMAND, "-v", f"heartbeat_seconds={_HEARTBEAT_SECONDS}"]
     found: dict[str, Any] = {}
     for line in run(command, stdin=_SCRIPT, timeout_seconds=_TIMEOUT_SECONDS).splitlines():
         try:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from threading import Thread
 from typing import Any
 
-from ops_agent import host_probes, postgres_probe, rabbitmq_probe
+from ops_agent import host_probes, lease_probe, postgres_probe, rabbitmq_probe
 from ops_agent.commands import ProbeError
 from ops_agent.settings import Settings
 
@@ -32,6 +32,7 @@ def probes(settings: Settings) -> dict[str, Probe]:
         "disks": host_probes.disks,
     }
     special: dict[str, tuple[str, Probe]] = {
+        "keeper": ("keeper", lease_probe.keeper),
         "nfs_client": ("share", lambda: host_probes.share(settings)),
         "postgres": ("postgres", postgres_probe.probe),
         "rabbitmq": ("rabbitmq", lambda: rabbitmq_probe.probe(settings)),

@@ -9,6 +9,11 @@ from ops_cli.errors import ExitCode
 from ops_cli.inventory import Host
 
 DISK_LIMIT_PERCENT = 90
+# Fencing takes milliseconds, and a scheduler's first heartbeat follows within a second.
+_TAKE_OVER_SECONDS = 10
+
+# Parts of the database's report that have a place of their own in the JSON.
+_TOLD_ELSEWHERE = frozenset({"dags", "lease", "schedulers"})
 
 Report = Mapping[str, Any]
 
@@ -45,9 +50,45 @@ class FleetStatus:
         return ExitCode.CHECK_FAILED if self.problems else ExitCode.DONE
 
     @property
-    def active_schedulers(self) -> list[str]:
+    def lease(self) -> Report:
+        """The scheduler lease; empty unless the schedulers run in mode active_standby."""
+        lease = self.database.get("lease") or {}
+        return {} if lease.get("suspended") else lease
+
+    @property
+    def mode(self) -> str | None:
+        """How the schedulers share the work: airflow_scheduler_mode as the fleet really is, None if that is unknown."""
+        if not self.database:
+            return None
+        many = "active_active" if self.wanted_schedulers > 1 else "single"
+        return "active_standby" if self.lease else many
+
+    @property
+    def wanted_schedulers(self) -> int:
+        """How many hosts shall run the scheduler's unit."""
+        units = [unit for seen in self.observations for unit in seen.report.get("units", [])]
+        return sum(unit["name"] == "airflow-scheduler.service" and unit["expected"] == "active" for unit in units)
+
+    @property
+    def beating_schedulers(self) -> list[str]:
         """Names of the hosts whose scheduler has a fresh heartbeat in the metadata database."""
         return [_host_name(self, name) for name in self.database.get("schedulers") or []]
+
+    @property
+    def active_schedulers(self) -> list[str]:
+        """Names of the hosts that schedule: whoever holds the lease, without one all whose heartbeat is fresh."""
+        if self.lease:
+            return [self.lease["holder"]] if self.lease["live"] else []
+        return self.beating_schedulers
+
+    @property
+    def ready_schedulers(self) -> list[str]:
+        """Names of the standbys that would take the lease at once: both the database and their keepers say so."""
+        keepers = {seen.host.name: seen.report.get("keeper") or {} for seen in self.observations if seen.reachable}
+        rows = {row["name"]: row for row in self.lease.get("hosts", [])}
+        return [
+            name for name in self.standby_schedulers if rows.get(name, {}).get("ready") and keepers[name].get("ready")
+        ]
 
     @property
     def standby_schedulers(self) -> list[str]:
@@ -83,10 +124,16 @@ class FleetStatus:
             "scheduler": {
                 "active": next(iter(self.active_schedulers), None),
                 "standby": self.standby_schedulers,
+                "mode": self.mode,
+                "ready": self.ready_schedulers,
+                "epoch": self.lease.get("epoch"),
+                "lease_age_s": self.lease.get("age_s"),
             },
             "hosts": [_host_json(seen) for seen in self.observations],
             "queues": [dict(queue) for queue in self.broker.get("queues", [])],
-            "database": {key: value for key, value in self.database.items() if key not in {"dags", "schedulers"}},
+            "database": {
+                key: value for key, value in self.database.items() if key not in {"dags", "lease", "schedulers"}
+            },
             "dags": {
                 "total": self.dags.get("total"),
                 "import_errors": self.dags.get("import_errors"),
@@ -178,14 +225,37 @@ def _queue_problems(status: FleetStatus) -> Iterator[str]:
 def _scheduler_problems(status: FleetStatus) -> Iterator[str]:
     if not status.database:
         return
-    active = status.active_schedulers
-    if len(active) > 1:
-        look = _type(status.env, "scheduler", "systemctl status --lines=0 airflow-scheduler")
-        yield f"{len(active)} schedulers are active, {' and '.join(active)}, should be 1; {look}"
-    if not active:
-        hosts = ", ".join(seen.host.name for seen in status.observations if seen.host.tier == "scheduler")
-        look = _type(status.env, "scheduler", "journalctl -n 50 -u airflow-scheduler")
+    beating = status.beating_schedulers
+    wanted = 1 if status.lease else max(1, status.wanted_schedulers)
+    hosts = ", ".join(seen.host.name for seen in status.observations if seen.host.tier == "scheduler")
+    look = _type(status.env, "scheduler", "journalctl -n 50 -u airflow-scheduler")
+    if status.lease:
+        yield from _lease_problems(status, look)
+    elif not beating:
         yield f"no scheduler is active on {hosts}: none has a fresh heartbeat in the database; {look}"
+    if beating and len(beating) != wanted:
+        look = _type(status.env, "scheduler", "systemctl status --lines=0 airflow-scheduler")
+        yield f"{len(beating)} schedulers are active, {' and '.join(beating)}, should be {wanted}; {look}"
+
+
+def _lease_problems(status: FleetStatus, look: str) -> Iterator[str]:
+    lease = status.lease
+    holder, epoch = lease["holder"], lease["epoch"]
+    if not holder:
+        yield f"no scheduler is active: nobody holds the lease since epoch {epoch}; {look}"
+        return
+    if not lease["live"]:
+        yield f"no scheduler is active: {holder}'s lease, epoch {epoch}, was renewed {lease['age_s']:.0f} s ago; {look}"
+    elif lease["held_s"] > _TAKE_OVER_SECONDS and not lease["fenced"]:
+        move = f"type: ops failover --env {status.env} --dry-run"
+        yield f"{holder} holds the lease and starts no scheduler: the old one is not proved to be fenced; {move}"
+    elif lease["held_s"] > _TAKE_OVER_SECONDS and holder not in status.beating_schedulers:
+        yield f"{holder} holds the lease, but its scheduler has no fresh heartbeat in the database; {look}"
+    others = [
+        seen.host.name for seen in status.observations if seen.host.tier == "scheduler" and seen.host.name != holder
+    ]
+    if others and not status.ready_schedulers:
+        yield f"no standby is ready to take over from {holder}: {', '.join(others)} cannot; {look}"
 
 
 def _dag_problems(status: FleetStatus) -> Iterator[str]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ops_cli import deploy, releases, rollback, status, validate
+from ops_cli import deploy, failover, releases, rollback, status, validate
 from ops_cli.errors import ExitCode, OpsError
 
 _TRACEBACK_VERBOSITY = 2
@@ -23,6 +23,7 @@ app.command("validate")(validate.validate)
 app.command("deploy")(deploy.deploy)
 app.command("rollback")(rollback.rollback)
 app.add_typer(releases.app, name="releases")
+app.command("failover")(failover.failover)
 
 
 @app.callback(invoke_without_command=True)

@@ -71,8 +71,7 @@ def _figures(status: FleetStatus) -> Table:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    active, standby = status.active_schedulers, status.standby_schedulers
-    table.add_row("scheduler", f"{', '.join(active) or 'none'} active; standby {', '.join(standby) or 'none'}")
+    table.add_row("scheduler", _scheduler(status))
     for queue in status.broker.get("queues", []):
         counts = f"{queue['ready']} ready, {queue['unacked']} unacked, {queue['consumers']} consumers"
         table.add_row(f"queue {queue['name']}", counts)
@@ -81,6 +80,15 @@ def _figures(status: FleetStatus) -> Table:
     if dags := status.dags:
         table.add_row("dags", f"{dags['total']} in all, {dags['import_errors']} import errors")
     return table
+
+
+def _scheduler(status: FleetStatus) -> str:
+    active, standby = ", ".join(status.active_schedulers), ", ".join(status.standby_schedulers)
+    text = f"{active or 'none'} active; standby {standby or 'none'}"
+    if not (lease := status.lease):
+        return text
+    age = "never" if lease["age_s"] is None else f"{lease['age_s']:.1f} s ago"
+    return f"{text}, ready: {', '.join(status.ready_schedulers) or 'none'}; epoch {lease['epoch']}, renewed {age}"
 
 
 def _database(database: Any) -> str:

@@ -38,9 +38,10 @@ def status(
     healthy, 4 if something is wrong, 3 if a host is unreachable.
 
     Healthy means: every unit is in the state the inventory asks for and none has failed, exactly one scheduler has a
-    fresh heartbeat, every pool's queue has a consumer, the share is mounted and answers wherever DAGs are read, no DAG
-    file fails to import, no disk is over 90 % full. The JSON has the keys env, healthy, problems, scheduler, hosts,
-    queues, database and dags.
+    fresh heartbeat (in mode active_active, each) and in mode active_standby it holds the lease and another host is
+    ready to take over, every pool's queue has a consumer, the share is mounted and answers wherever DAGs are read, no
+    DAG file fails to import, no disk is over 90 % full. The JSON has the keys env, healthy, problems, scheduler
+    (active, standby, mode, ready, epoch, lease_age_s), hosts, queues, database and dags.
     """
     console = _console()
     if watch and (output is Format.JSON or not console.is_terminal):

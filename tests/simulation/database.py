@@ -113,7 +113,7 @@ class Database:
             and (holder.number < session.number or "younger" in self.broken)
         ):
             return True
-        gone = holder is None or not holder.alive or "gone" in self.broken
+        gone = (lease.fenced and (holder is None or not holder.alive)) or "gone" in self.broken
         return lease.renewed_at < now - EARLY_SECONDS and self.started_at < now - SERVER_GRACE_SECONDS and gone
 
     def rivals(self) -> list[Session]:

@@ -1,8 +1,12 @@
+import signal
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.lab.lease.cluster import HOSTS, Cluster
+from tests.lab.lease.keepers import Running, until, written
 
 RESET = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename ~ '^(keeper|scheduler)_' OR usename = 'ops';
@@ -26,3 +30,21 @@ def cluster(_cluster: Cluster) -> Cluster:
     """The cluster with a free lease and both schedulers let in."""
     _cluster.admin(RESET + "".join(f"SELECT ops.open('scheduler_{host}');" for host in HOSTS))
     return _cluster
+
+
+@pytest.fixture
+def pair(cluster: Cluster, tmp_path: Path) -> Iterator[tuple[Running, Running]]:
+    """The active one and the standby."""
+    cluster.admin("ALTER TABLE task_instance ADD COLUMN IF NOT EXISTS at timestamptz DEFAULT clock_timestamp()")
+    both = [Running(host, 18974 + n, tmp_path / f"{host}.log") for n, host in enumerate(("sched1", "sched2"))]
+    try:
+        until(lambda: sum(keeper.is_("active") for keeper in both) == 1 and sum(k.health()["ready"] for k in both), 20)
+        active, standby = sorted(both, key=lambda keeper: keeper.is_("active"), reverse=True)
+        until(lambda: written(cluster, active.host), 5)
+        yield active, standby
+    finally:
+        for keeper in both:
+            keeper.process.send_signal(signal.SIGCONT)
+            keeper.process.kill()
+            keeper.process.wait()
+            sys.stderr.write(f"--- {keeper.host}\n{keeper.log.read_text()}")

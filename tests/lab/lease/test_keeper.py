@@ -1,75 +1,12 @@
 """Two real keepers against the real server, with schedulers that write a row every 5 ms."""
 
-import json
 import os
 import signal
-import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 from tests.lab.lease.cluster import Cluster
-
-ROOT = Path(__file__).parents[3]
-
-
-class Running:
-    def __init__(self, host: str, port: int, log: Path) -> None:
-        self.host, self.port, self.log = host, port, log
-        self.start()
-
-    def start(self) -> None:
-        words = [sys.executable, "-m", "tests.lab.lease.writer", self.host, str(self.port)]
-        with self.log.open("a") as log:
-            self.process = subprocess.Popen(words, cwd=ROOT, stderr=log, env=os.environ | {"PYTHONPATH": str(ROOT)})
-
-    def get(self, path: str = "/health") -> str:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=2) as answer:
-                return str(answer.read().decode())
-        except urllib.error.HTTPError as error:
-            return error.read().decode()
-
-    def health(self) -> dict[str, Any]:
-        try:
-            return dict(json.loads(self.get()))
-        except OSError:
-            return {"state": "down", "ready": False}
-
-    def is_(self, state: str) -> bool:
-        return self.health()["state"] == state
-
-
-def until(what: Callable[[], Any], deadline: float) -> Any:
-    end = time.monotonic() + deadline
-    while not (found := what()):
-        assert time.monotonic() < end, f"not within {deadline:g} s"
-        time.sleep(0.01)
-    return found
-
-
-@pytest.fixture
-def pair(cluster: Cluster, tmp_path: Path) -> Iterator[tuple[Running, Running]]:
-    """The active one and the standby."""
-    cluster.admin("ALTER TABLE task_instance ADD COLUMN IF NOT EXISTS at timestamptz DEFAULT clock_timestamp()")
-    both = [Running(host, 18974 + n, tmp_path / f"{host}.log") for n, host in enumerate(("sched1", "sched2"))]
-    try:
-        until(lambda: sum(keeper.is_("active") for keeper in both) == 1 and sum(k.health()["ready"] for k in both), 20)
-        active, standby = sorted(both, key=lambda keeper: keeper.is_("active"), reverse=True)
-        until(lambda: written(cluster, active.host), 5)
-        yield active, standby
-    finally:
-        for keeper in both:
-            keeper.process.send_signal(signal.SIGCONT)
-            keeper.process.kill()
-            keeper.process.wait()
-            sys.stderr.write(f"--- {keeper.host}\n{keeper.log.read_text()}")
+from tests.lab.lease.keepers import Running, until, written
 
 
 def alive(pid: int) -> bool:
@@ -77,10 +14,6 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
-
-
-def written(cluster: Cluster, host: str) -> int:
-    return int(cluster.ask("postgres", "SELECT count(*) FROM task_instance WHERE note = %s", host))
 
 
 def assert_taken_over(cluster: Cluster, active: Running, standby: Running, within: float) -> None:

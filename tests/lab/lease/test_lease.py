@@ -116,12 +116,25 @@ def test_lease_of_a_vanished_session_is_taken_before_it_expires(cluster: Cluster
     # The server must have been up for ten seconds: right after a restart everybody's session is gone.
     first, second = cluster.connect("keeper_sched1"), cluster.connect("keeper_sched2")
     epoch = acquire(first, "60 s")["epoch"]
+    fence(first, epoch)
     first.close()
     began = time.monotonic()
     while not (answer := acquire(second))["granted"]:
         assert time.monotonic() - began < 15
         time.sleep(0.05)
     assert (answer["epoch"], answer["why"]) == (epoch + 1, "session gone")
+
+
+def test_lease_of_a_vanished_session_that_was_still_fencing_is_waited_out(cluster: Cluster) -> None:
+    while not cluster.admin("SELECT 1 WHERE pg_postmaster_start_time() < now() - interval '10 s'"):
+        time.sleep(0.1)
+    first, second = cluster.connect("keeper_sched1"), cluster.connect("keeper_sched2")
+    acquire(first, "60 s")
+    first.close()
+    cluster.admin("UPDATE ops.scheduler_lease SET renewed_at = clock_timestamp() - interval '5 s'")
+    assert acquire(second)["granted"] is False
+    expire(cluster)
+    assert acquire(second)["granted"] is True
 
 
 def test_lease_of_a_silent_session_is_not_taken_before_it_expires(cluster: Cluster) -> None:
@@ -209,6 +222,19 @@ def test_fencing_twice_acts_once(cluster: Cluster) -> None:
     assert ask(own, "SELECT state FROM job") == "running"
 
 
+def test_waived_fence_is_kept_as_unproved_only_while_it_is(cluster: Cluster) -> None:
+    first, second = cluster.connect("keeper_sched1"), cluster.connect("keeper_sched2")
+    fence(first, acquire(first)["epoch"])
+    expire(cluster)
+    epoch = acquire(second)["epoch"]
+    assert cluster.ask("ops", "SELECT ops.waive_fence(%s, 'late')", epoch - 1) is False
+    assert cluster.ask("ops", "SELECT ops.waive_fence(%s, 'late')", epoch) is True
+    # Its sessions did end: the proof is there after all.
+    assert "waived" not in fence(second, epoch)
+    assert cluster.ask("ops", "SELECT ops.waive_fence(%s, 'late')", epoch) is False
+    assert cluster.admin("SELECT count(*) FROM ops.lease_event WHERE event = 'fence waived'") == [(1,)]
+
+
 def test_fencing_without_the_lease_does_nothing(cluster: Cluster) -> None:
     first, second = cluster.connect("keeper_sched1"), cluster.connect("keeper_sched2")
     epoch = acquire(first)["epoch"]
@@ -278,12 +304,15 @@ def test_revoked_lease_goes_to_the_target_and_to_nobody_else(cluster: Cluster) -
 
 def test_suspended_lease_lets_every_scheduler_write_and_nobody_take_it(cluster: Cluster) -> None:
     keeper = cluster.connect("keeper_sched1")
-    acquire(keeper)
+    epoch = acquire(keeper)["epoch"]
     cluster.admin("SELECT ops.suspend(true)")
+    # Its scheduler works on until its host is converged.
+    assert renew(keeper, epoch)["held"] is True
     assert acquire(cluster.connect("keeper_sched2"))["suspended"] is True
     for host in ("sched1", "sched2"):
         assert cluster.ask(f"scheduler_{host}", "SELECT count(*) FROM job") == 0
     cluster.admin("SELECT ops.suspend(false)")
+    assert renew(keeper, epoch)["held"] is False
     assert acquire(cluster.connect("keeper_sched2"))["granted"] is True
     assert status(cluster, "sched1")["writes"] is False
 
@@ -317,6 +346,7 @@ def test_epoch_never_goes_back_even_for_the_superuser(cluster: Cluster) -> None:
         "SELECT ops.open('airflow')",
         "SELECT ops.hand_over('sched2', 'mine')",
         "SELECT ops.suspend(true)",
+        "SELECT ops.waive_fence(1, 'mine')",
         "CREATE TABLE mine (id int)",
         "CREATE TABLE ops.mine (id int)",
         "CREATE TEMP TABLE job (id int)",

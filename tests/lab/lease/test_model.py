@@ -30,7 +30,7 @@ class Both:
             pid = real.info.backend_pid
             real.close()
             self.model.close_session(model)
-            while self.cluster.admin(f"SELECT 1 FROM pg_stat_activity WHERE pid = {pid}"):  # noqa: S608
+            while self.cluster.admin(f"SELECT 1 FROM pg_stat_activity WHERE pid = {pid}"):
                 time.sleep(0.005)
         self.sessions[host] = (self.cluster.connect(f"keeper_{host}"), self.model.open_session(host, None))
 

@@ -13,18 +13,26 @@ from ops_agent.lease.protocol import Timing
 from tests.lab.lease.cluster import MACHINE, PORT
 
 HOST, HTTP_PORT = sys.argv[1], int(sys.argv[2])
+JOB = "INSERT INTO job (job_type, state, hostname) VALUES ('SchedulerJob', 'running', %s) RETURNING id"
+ADOPT = "UPDATE task_instance SET queued_by_job_id = %s WHERE state IN ('queued', 'running')"
+TASK = "INSERT INTO task_instance (note, state, queued_by_job_id) VALUES (%s, 'running', %s)"
 LOGIN = {"host": MACHINE, "port": PORT, "dbname": "airflow"}
 
 
 def write(report: Callable[[float | None], None], _: float | None) -> int:
-    """Insert the host's name every 5 ms, in a new session when the old one ends, as Airflow's pool would."""
+    """Adopt all tasks, then insert one every 5 ms, in a new session when the old one ends, as Airflow's pool would."""
+    job = None
     while True:
         try:
             session = psycopg2.connect(**LOGIN, user=f"scheduler_{HOST}", connect_timeout=3)
             session.autocommit = True
             with session.cursor() as cursor:
+                if job is None:
+                    cursor.execute(JOB, (HOST,))
+                    job = cursor.fetchone()
+                    cursor.execute(ADOPT, job)
                 while True:
-                    cursor.execute("INSERT INTO task_instance (note) VALUES (%s)", (HOST,))
+                    cursor.execute(TASK, (HOST, *job))
                     report(None)
                     time.sleep(0.005)
         except psycopg2.Error:

@@ -208,9 +208,95 @@ def test_json_has_the_promised_keys() -> None:
     document = status(reports()).as_json()
     assert set(document) == {"env", "healthy", "problems", "scheduler", "hosts", "queues", "database", "dags"}
     assert document["healthy"] is True
-    assert document["scheduler"] == {"active": "sched1", "standby": ["sched2"]}
+    assert document["scheduler"] == {
+        "active": "sched1", "standby": ["sched2"], "mode": "single", "ready": [], "epoch": None, "lease_age_s": None,
+    }  # fmt: skip
     assert {"name", "tier", "address", "reachable", "units"} <= set(document["hosts"][0])
     assert document["hosts"][0]["units"] == [{"name": "lb.service", "state": "active"}]
     assert document["queues"] == [{"name": "cpu", "ready": 3, "unacked": 1, "consumers": 1}]
     assert document["database"]["max_connections"] == 100
     assert document["dags"] == {"total": 2, "import_errors": 0, "import_error_files": []}
+
+
+def under_the_lease(**lease: Any) -> dict[str, dict[str, Any]]:
+    """Give the reports of a healthy fleet in mode active_standby, sched1 active, with another lease if so asked."""
+    answers = reports()
+    for name in ("sched1", "sched2"):
+        answers[name]["units"] = [{"name": "airflow-scheduler.service", "state": "active", "expected": "active"}]
+        answers[name]["keeper"] = {"state": "standby", "ready": True}
+    answers["sched1"]["keeper"] = {"state": "active", "ready": False}
+    hosts = [
+        {"name": "sched1", "active": True, "ready": False},
+        {"name": "sched2", "active": False, "ready": True},
+    ]
+    answers["pg1"]["postgres"]["lease"] = {
+        "epoch": 7, "holder": "sched1", "live": True, "fenced": True, "suspended": False, "age_s": 0.4, "held_s": 600.0,
+        "hosts": hosts, **lease,
+    }  # fmt: skip
+    return answers
+
+
+def test_pair_under_the_lease_is_healthy_and_told_in_full() -> None:
+    found = status(under_the_lease())
+    assert found.problems == []
+    document = found.as_json()
+    assert document["scheduler"] == {
+        "active": "sched1", "standby": ["sched2"], "mode": "active_standby", "ready": ["sched2"], "epoch": 7,
+        "lease_age_s": 0.4,
+    }  # fmt: skip
+    assert "lease" not in document["database"]
+
+
+def test_lease_decides_who_is_active_before_the_heartbeats_do() -> None:
+    answers = under_the_lease(holder="sched2", held_s=1.0)
+    found = status(answers)
+    assert (found.active_schedulers, found.standby_schedulers) == (["sched2"], ["sched1"])
+
+
+@pytest.mark.parametrize(
+    ("lease", "text"),
+    [
+        ({"holder": None, "live": False}, "no scheduler is active: nobody holds the lease since epoch 7"),
+        ({"live": False, "age_s": 21.4}, "no scheduler is active: sched1's lease, epoch 7, was renewed 21 s ago"),
+        ({"fenced": False}, "sched1 holds the lease and starts no scheduler: the old one is not proved to be fenced"),
+    ],
+)
+def test_lease_without_an_active_scheduler_is_a_problem(lease: dict[str, Any], text: str) -> None:
+    found = status(under_the_lease(**lease))
+    assert found.exit_code is ExitCode.CHECK_FAILED
+    (problem,) = found.problems
+    assert problem.startswith(text)
+    assert "; type: " in problem
+
+
+def test_holder_without_a_heartbeat_is_a_problem_once_it_had_time_for_one() -> None:
+    answers = under_the_lease(held_s=2.0)
+    answers["pg1"]["postgres"]["schedulers"] = []
+    assert status(answers).problems == []
+    answers["pg1"]["postgres"]["lease"]["held_s"] = 11.0
+    assert only_problem(answers).startswith("sched1 holds the lease, but its scheduler has no fresh heartbeat")
+
+
+@pytest.mark.parametrize("where", ["the database", "the keeper"])
+def test_standby_that_is_not_ready_is_a_problem(where: str) -> None:
+    answers = under_the_lease()
+    if where == "the keeper":
+        answers["sched2"]["keeper"]["ready"] = False
+    else:
+        answers["pg1"]["postgres"]["lease"]["hosts"][1]["ready"] = False
+    assert only_problem(answers).startswith("no standby is ready to take over from sched1: sched2 cannot")
+
+
+def test_all_schedulers_are_active_where_the_lease_is_suspended() -> None:
+    answers = under_the_lease(suspended=True)
+    answers["pg1"]["postgres"]["schedulers"] = ["sched1", "sched2"]
+    found = status(answers)
+    assert (found.problems, found.mode) == ([], "active_active")
+    answers["pg1"]["postgres"]["schedulers"] = ["sched2"]
+    assert "1 schedulers are active, sched2, should be 2" in only_problem(answers)
+
+
+def test_unknown_database_leaves_the_mode_unknown() -> None:
+    answers = under_the_lease()
+    del answers["pg1"]
+    assert status(answers).as_json()["scheduler"]["mode"] is None
