@@ -111,7 +111,8 @@ class ReleaseBundle(BaseDagBundle):  # type: ignore[misc]
             if kept is None:
                 raise
             log.warning("serving release %s as before: %s", kept, problem)
-            self._hold(kept, _COPY_SECONDS)
+            if self._use is None:
+                self._hold(kept, _COPY_SECONDS)
             return problem
         try:
             self.cache.remember(wanted)

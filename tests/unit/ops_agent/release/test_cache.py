@@ -13,8 +13,7 @@ import pytest
 from ops_agent.release import ReleaseError
 from ops_agent.release.cache import Cache
 from ops_agent.release.store import Store
-
-from .conftest import Publish, contents, stream, write
+from tests.unit.ops_agent.release.conftest import Publish, contents, stream, write
 
 FILES = {"dag.py": "one", "mit leerzeichen/ü.py": "two"}
 

@@ -12,8 +12,7 @@ import pytest
 from ops_agent.release.cache import Cache
 from ops_agent.release.manifest import differences
 from ops_agent.release.store import Store
-
-from .conftest import Publish, contents, stream, write
+from tests.unit.ops_agent.release.conftest import Publish, contents, stream, write
 
 STEPS = frozenset({"os.chmod", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.utime"})
 FILES = {"a.py": "new", "b/c.py": "new"}

@@ -17,8 +17,7 @@ from ops_agent.release import ReleaseError, archive, durable
 from ops_agent.release.diff import changes
 from ops_agent.release.manifest import Manifest, content_digest, load, parse
 from ops_agent.release.store import Store, current_within, refuse_silence
-
-from .conftest import HEADER, Publish, contents, stream, write
+from tests.unit.ops_agent.release.conftest import HEADER, Publish, contents, stream, write
 
 NAMES = {"dag.py": "one", "with space.py": "two", "größe/日本.py": "three", "pkg/__init__.py": ""}
 
