@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.dag_processing.bundles.base import BaseDagBundle, BundleVersion
+from airflow.sdk.exceptions import AirflowRescheduleException
 
 from ops_agent.commands import ProbeError, run
 from ops_agent.release import CACHE, SHARE, ReleaseError, durable
@@ -50,6 +51,10 @@ class ReleaseBundle(BaseDagBundle):  # type: ignore[misc]
         self._serving: str | None = self.version
         self._use: Use | None = None
         self._since = datetime.now(UTC)
+        self.problem = ""
+        """Why the current release cannot be followed; empty if it can."""
+        self.served_elsewhere: str | None = None
+        """The release that the fleet's other dag-processor serves, to go over to it while this host has no share."""
 
     @property
     def path(self) -> Path:
@@ -66,59 +71,57 @@ class ReleaseBundle(BaseDagBundle):  # type: ignore[misc]
         With the copy there, a pinned bundle needs nothing but the local disk. A task whose release cannot be had now is
         rescheduled, which costs it no try; a dag-processor without any release raises, and Airflow retires nothing.
         """
-        if self.version:
-            self._hold_pinned()
-        else:
-            self._follow()
+        try:
+            if self.version:
+                self._hold(self.version, _TASK_COPY_SECONDS)
+            else:
+                self._follow()
+        except ReleaseError as error:
+            log.error("release %s cannot be had: %s", self.version or "current", error)  # noqa: TRY400 - one line
+            # The task runner turns it into UP_FOR_RESCHEDULE; everything else of Airflow logs it and goes on.
+            raise AirflowRescheduleException(datetime.now(UTC) + timedelta(seconds=_TASK_RETRY_SECONDS)) from error
         super().initialize()
 
     def refresh(self) -> None:
         """Go over to the current release if it can be had; keep the last one, and say why, if it cannot."""
         if self.version:
             raise RuntimeError(f"release {self.version} never changes; only an unpinned bundle is refreshed")
-        problem = self._follow()
-        _gauge("dag_bundle.release_problem", 1 if problem else 0, self.name)
+        self._follow()
+        _gauge("dag_bundle.release_problem", 1 if self.problem else 0, self.name)
         state = {
             "release": self._serving,
             "since": self._since.isoformat(timespec="seconds"),
             "checked": datetime.now(UTC).isoformat(timespec="seconds"),
-            "problem": problem,
+            "problem": self.problem,
             "pid": os.getpid(),
         }
         with suppress(OSError):
             durable.replace_text(self.cache.root / SERVING, json.dumps(state) + "\n")
 
-    def _hold_pinned(self) -> None:
-        try:
-            self._hold(self.version, _TASK_COPY_SECONDS)
-        except ReleaseError as error:
-            log.error("release %s cannot be had: %s", self.version, error)  # noqa: TRY400 - one line for the operator
-            from airflow.sdk.exceptions import AirflowRescheduleException  # noqa: PLC0415 - not in a dag-processor
-
-            # The task runner turns it into UP_FOR_RESCHEDULE; everything else of Airflow logs it and goes on.
-            again = datetime.now(UTC) + timedelta(seconds=_TASK_RETRY_SECONDS)
-            raise AirflowRescheduleException(again) from error
-
-    def _follow(self) -> str:
-        """Serve the current release, or else the last good one; return what is wrong, empty if nothing is."""
-        problem = ""
+    def _follow(self) -> None:
+        """Serve the current release or, with `problem` saying why, another; raise ReleaseError if there is none."""
         try:
             wanted = current_within(self.share, _LINK_SECONDS)
             self._hold(wanted, _COPY_SECONDS)
         except ReleaseError as error:
-            problem = str(error)
-            kept = self._serving or self.cache.last_good()
-            if kept is None:
-                raise
-            log.warning("serving release %s as before: %s", kept, problem)
-            if self._use is None:
-                self._hold(kept, _COPY_SECONDS)
-            return problem
+            self.problem = str(error)
+            self._fall_back(error)
+            return
+        self.problem, self.served_elsewhere = "", None
         try:
             self.cache.remember(wanted)
         except OSError as error:
             log.warning("release %s is served, but a restart would not know: %s", wanted, error)
-        return ""
+
+    def _fall_back(self, error: ReleaseError) -> None:
+        choice = (self.served_elsewhere, self._serving, self.cache.last_good())
+        kept = next((one for one in choice if one and self.cache.has(one)), self._serving)
+        if kept is None:
+            raise error
+        log.warning("serving release %s, because %s", kept, error)
+        # A copy that somebody removed cannot be had back now; Airflow keeps what it has parsed.
+        if self.cache.has(kept):
+            self._hold(kept, _COPY_SECONDS)
 
     def _hold(self, release_id: str, seconds: float) -> None:
         if self._use and self._serving == release_id and self.cache.has(release_id):

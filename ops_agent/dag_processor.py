@@ -22,6 +22,7 @@ from sqlalchemy import select, update
 from ops_agent.dag_bundle import ReleaseBundle
 from ops_agent.release import ReleaseError
 from ops_agent.release.diff import changes
+from ops_agent.release.manifest import ID
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -56,11 +57,19 @@ class DagProcessor(DagFileProcessorManager):  # type: ignore[misc]
 
     def _refresh_dag_bundles(self, known_files: dict[str, set[Any]]) -> None:
         self._present = known_files
+        for bundle in self._dag_bundles:
+            if isinstance(bundle, ReleaseBundle) and bundle.problem:
+                # Otherwise the two dag-processors would store two releases in turn.
+                bundle.served_elsewhere = self._stored_version(bundle.name)
         before = {bundle.name: _version(bundle) for bundle in self._dag_bundles}
         super()._refresh_dag_bundles(known_files)
         for bundle in self._dag_bundles:
             if _version(bundle) != before[bundle.name] and bundle.name in known_files:
                 self._queue_all(bundle, before[bundle.name], known_files[bundle.name])
+
+    def _stored_version(self, bundle_name: str) -> str | None:
+        state = self.get_bundle_state(bundle_name)
+        return state.version if state and state.version and ID.fullmatch(state.version) else None
 
     def deactivate_deleted_dags(self, bundle_name: str, present: set[Any]) -> None:
         """Retire the DAGs whose files are gone, but for those with unfinished runs."""
