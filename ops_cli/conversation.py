@@ -60,7 +60,7 @@ class Conversation:
     def lines(self, silence_seconds: float) -> Iterator[str]:
         """Yield the lines it prints until it ends. Raises RemoteError after `silence_seconds` without one."""
         self._channel.settimeout(silence_seconds)
-        with self._channel.makefile("r", encoding="utf-8") as output:
+        with self._channel.makefile("r") as output:
             try:
                 for line in output:
                     yield line.rstrip("\n")
@@ -70,7 +70,7 @@ class Conversation:
     def failure(self) -> str:
         """Wait for the end; return what it wrote to stderr, or its exit code, or nothing if it succeeded."""
         status = self._channel.recv_exit_status()
-        stderr = self._channel.makefile_stderr("r", encoding="utf-8").read().strip()
+        stderr = self._channel.makefile_stderr("rb").read().decode().strip()
         return (stderr or f"exit code {status}") if status else ""
 
     def check(self) -> None:

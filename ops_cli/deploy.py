@@ -14,7 +14,7 @@ from ops_cli import changes, inventory, prompt, source, validate, watch
 from ops_cli.changes import Changes
 from ops_cli.errors import OpsError
 from ops_cli.operation import Operation, operation
-from ops_cli.release_hosts import ReleaseHosts
+from ops_cli.release_hosts import ReleaseHosts, connected
 from ops_cli.rollout import Expected, Result, Rollout
 from ops_cli.status import Format
 from ops_cli.steps import Steps
@@ -86,8 +86,8 @@ def deploy(  # noqa: PLR0913, PLR0917
         nullcontext() if dry_run else operation(fleet, "deploy", lock="dags", reason=message)
     )
     done = Deployment(Result(""))
-    with lock as held, tempfile.TemporaryDirectory() as work, Steps().shown() as steps:
-        job = _Job(ReleaseHosts(fleet), steps, done, held)
+    with lock as held, connected(fleet) as hosts, tempfile.TemporaryDirectory() as work, Steps().shown() as steps:
+        job = _Job(hosts, steps, done, held)
         try:
             packed = source.collect(path, Path(work), ref=git_ref, message=message, allow_dirty=allow_dirty)
             if job.prepare(packed) and not dry_run:

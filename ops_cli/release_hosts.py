@@ -1,18 +1,18 @@
-"""What the hosts do with DAG releases when `ops` asks; every call is one SSH command to `ops-agent`."""
+"""What the hosts do with DAG releases when `ops` asks."""
 
-import io
 import json
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from ops_cli import remote
 from ops_cli.conversation import RemoteError
 from ops_cli.errors import OpsError
 from ops_cli.inventory import Host, Inventory
+from ops_cli.session import Sessions
 from ops_cli.source import FOLDER, Source, write_header
 
 _QUICK_SECONDS = 30
@@ -47,8 +47,9 @@ class Warmed:
 class ReleaseHosts:
     """The hosts of one fleet that have a part in releases."""
 
-    def __init__(self, fleet: Inventory) -> None:
+    def __init__(self, fleet: Inventory, sessions: Sessions) -> None:
         self.fleet = fleet
+        self.sessions = sessions
         self.schedulers = fleet.tier("scheduler")
         # The one host that may write to the share: inventories/wiring.yml says so too.
         self.publisher = self.schedulers[0]
@@ -81,7 +82,10 @@ class ReleaseHosts:
             while block := packed.read(1 << 20):
                 sink.write(block)
         with stream.open("rb") as packed:
-            return self._release(self.publisher, "publish", stdin=packed, seconds=_PUBLISH_SECONDS)
+            command = f"{remote.AGENT} release publish"
+            lines = list(remote.stream(self.publisher, command, stdin=packed, timeout_seconds=_PUBLISH_SECONDS))
+        published: dict[str, Any] = json.loads(lines[-1])
+        return published
 
     def warm(self, release: str) -> list[Warmed]:
         """Have every Airflow host copy a release, all at once."""
@@ -90,7 +94,7 @@ class ReleaseHosts:
 
     def flip(self, release: str) -> dict[str, Any]:
         """Make a release the current one, and have the dag-processors look at once."""
-        flipped = self._release(self.publisher, f"flip {shlex.quote(release)}")
+        flipped = self._release(f"flip {shlex.quote(release)}")
         # If none can be told, they look by themselves a few seconds later.
         with suppress(OpsError):
             self._anywhere("release refresh")
@@ -106,48 +110,28 @@ class ReleaseHosts:
 
     def list(self) -> dict[str, Any]:
         """Return all releases, the newest first."""
-        return self._release(self.publisher, "list")
+        return self._release("list")
 
     def show(self, release: str) -> dict[str, Any]:
         """Return a release's manifest."""
-        return self._release(self.publisher, f"show {shlex.quote(release)}")
+        return self._release(f"show {shlex.quote(release)}")
 
     def prune(self, keep: int) -> dict[str, Any]:
         """Remove the releases that nothing needs but the `keep` newest."""
-        return self._release(self.publisher, f"prune --keep {keep}", seconds=_PUBLISH_SECONDS)
+        return self._release(f"prune --keep {keep}", _PUBLISH_SECONDS)
 
-    def _release(
-        self, host: Host, words: str, *, stdin: BinaryIO | None = None, seconds: float = _QUICK_SECONDS
-    ) -> dict[str, Any]:
-        return self._json(host, f"release {words}", stdin=stdin, seconds=seconds)
+    def _release(self, words: str, seconds: float = _QUICK_SECONDS) -> dict[str, Any]:
+        return self._json(self.publisher, f"release {words}", seconds)
 
     def _anywhere(self, words: str) -> dict[str, Any]:
         """Ask the first scheduler host that answers."""
-        return _first(lambda host: self._json(host, words), self.schedulers)
+        for host in self.schedulers[:-1]:
+            with suppress(remote.UnreachableError):
+                return self._json(host, words)
+        return self._json(self.schedulers[-1], words)
 
-    def _json(
-        self, host: Host, words: str, *, stdin: BinaryIO | None = None, seconds: float = _QUICK_SECONDS
-    ) -> dict[str, Any]:
-        lines = remote.stream(host, f"{remote.AGENT} {words}", stdin=stdin or io.BytesIO(), timeout_seconds=seconds)
-        return _parsed(host, lines)
-
-
-def _first(call: Callable[[Host], dict[str, Any]], hosts: Sequence[Host]) -> dict[str, Any]:
-    for host in hosts[:-1]:
-        try:
-            return call(host)
-        except remote.UnreachableError:
-            continue
-    return call(hosts[-1])
-
-
-def _parsed(host: Host, lines: Iterator[str]) -> dict[str, Any]:
-    text = "\n".join(lines)
-    try:
-        answer: dict[str, Any] = json.loads(text)
-    except ValueError:
-        raise OpsError(f"{host.name}: ops-agent printed {text[:80]!r}; type: ops status") from None
-    return answer
+    def _json(self, host: Host, words: str, seconds: float = _QUICK_SECONDS) -> dict[str, Any]:
+        return self.sessions.ask(host, words, timeout_seconds=seconds)
 
 
 def _warmed(reply: remote.Reply) -> Warmed:
@@ -158,3 +142,10 @@ def _warmed(reply: remote.Reply) -> Warmed:
         return Warmed(reply.host.name, reachable=True, seconds=answer["seconds"], copied=answer["copied"])
     except (ValueError, KeyError):
         return Warmed(reply.host.name, reachable=True, error=f"it printed {reply.stdout[:80]!r}")
+
+
+@contextmanager
+def connected(fleet: Inventory) -> Iterator[ReleaseHosts]:
+    """Give the hosts for a block; their logins end with it."""
+    with Sessions() as sessions:
+        yield ReleaseHosts(fleet, sessions)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -11,7 +12,7 @@ from rich.table import Table
 from ops_cli import changes, inventory, prompt
 from ops_cli.errors import UsageError
 from ops_cli.operation import operation
-from ops_cli.release_hosts import ReleaseHosts
+from ops_cli.release_hosts import ReleaseHosts, connected
 from ops_cli.status import Format
 from ops_cli.steps import console
 
@@ -31,7 +32,8 @@ def releases(ctx: typer.Context) -> None:
 @app.command("list")
 def list_(ctx: typer.Context, output: _Output = Format.TABLE) -> None:
     """List the releases, the newest first, with author, message, age, unfinished runs, and which one serves."""
-    listed = _hosts(ctx).list()
+    with _hosts(ctx) as hosts:
+        listed = hosts.list()
     if output is Format.JSON:
         typer.echo(json.dumps(listed, indent=2))
     else:
@@ -45,8 +47,8 @@ def show(
     output: _Output = Format.TABLE,
 ) -> None:
     """Show one release: commit, author, where it was deployed from, what the gate said, and its DAGs."""
-    hosts = _hosts(ctx)
-    manifest = hosts.show(find(hosts.list()["releases"], release))
+    with _hosts(ctx) as hosts:
+        manifest = hosts.show(find(hosts.list()["releases"], release))
     typer.echo(json.dumps(manifest, indent=2) if output is Format.JSON else described(manifest))
 
 
@@ -58,9 +60,9 @@ def diff(
     output: _Output = Format.TABLE,
 ) -> None:
     """Show what changes from one release to another, by DAG and task."""
-    hosts = _hosts(ctx)
-    listed = hosts.list()["releases"]
-    found = changes.between(hosts.show(find(listed, old)), hosts.show(find(listed, new)), hosts.served()["dags"])
+    with _hosts(ctx) as hosts:
+        listed = hosts.list()["releases"]
+        found = changes.between(hosts.show(find(listed, old)), hosts.show(find(listed, new)), hosts.served()["dags"])
     if output is Format.JSON:
         typer.echo(json.dumps(found.as_json(), indent=2))
     else:
@@ -76,8 +78,7 @@ def prune(
 ) -> None:
     """Remove old releases; one that serves, served before, or that an unfinished run needs stays, and it says why."""
     fleet = inventory.load(ctx.obj["env"], inventory.find_home())
-    hosts = ReleaseHosts(fleet)
-    with operation(fleet, "releases prune", lock="dags") as held:
+    with operation(fleet, "releases prune", lock="dags") as held, connected(fleet) as hosts:
         there = len(hosts.list()["releases"])
         prompt.confirm(
             f"{fleet.env}: of {there} releases all but {keep} and those in use are removed.", fleet.env, yes=yes
@@ -117,7 +118,9 @@ def table(listed: Sequence[Mapping[str, Any]], now: datetime) -> Table:
         runs = "?" if one["unfinished_runs"] is None else str(one["unfinished_runs"] or "")
         text = one["message"] + (" (with uncommitted changes)" if one["dirty"] else "")
         style = "green" if one["current"] else None
-        drawn.add_row(mark, one["id"], age(one["created"], now), runs, one["author"], text, style=style)
+        drawn.add_row(
+            mark, one["id"], age(one["created"], now), runs, one["author"].partition(" <")[0], text, style=style
+        )
     return drawn
 
 
@@ -150,5 +153,5 @@ def described(manifest: Mapping[str, Any]) -> str:
     return "\n".join(f"{name:12} {text}" for name, text in rows.items())
 
 
-def _hosts(ctx: typer.Context) -> ReleaseHosts:
-    return ReleaseHosts(inventory.load(ctx.obj["env"], inventory.find_home()))
+def _hosts(ctx: typer.Context) -> AbstractContextManager[ReleaseHosts]:
+    return connected(inventory.load(ctx.obj["env"], inventory.find_home()))

@@ -9,7 +9,7 @@ from ops_cli import changes, inventory, prompt
 from ops_cli.deploy import Deployment
 from ops_cli.errors import OpsError
 from ops_cli.operation import operation
-from ops_cli.release_hosts import ReleaseHosts
+from ops_cli.release_hosts import connected
 from ops_cli.releases import find
 from ops_cli.rollout import Expected, Result, Rollout
 from ops_cli.status import Format
@@ -30,9 +30,9 @@ def rollback(
     of ops deploy.
     """
     fleet = inventory.load(ctx.obj["env"], inventory.find_home())
-    hosts = ReleaseHosts(fleet)
     done = Deployment(Result(""))
-    with operation(fleet, "rollback", lock="dags", reason=release) as held, Steps().shown() as steps:
+    lock = operation(fleet, "rollback", lock="dags", reason=release)
+    with lock as held, connected(fleet) as hosts, Steps().shown() as steps:
         steps.now("asking what serves now")
         listed = hosts.list()
         wanted = find(listed["releases"], release) if release else listed["previous"]

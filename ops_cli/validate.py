@@ -16,7 +16,7 @@ import typer
 
 from ops_cli import inventory, source
 from ops_cli.errors import ExitCode, OpsError, UsageError
-from ops_cli.release_hosts import ReleaseHosts
+from ops_cli.release_hosts import connected
 from ops_cli.steps import Steps
 
 _LOCAL_SECONDS = 960
@@ -53,8 +53,8 @@ def validate(
         raise UsageError(f"{path} is no directory of DAG files; type: ops validate PATH")
     if local:
         raise typer.Exit(_local(path, output, python))
-    hosts = ReleaseHosts(inventory.load(ctx.obj["env"], inventory.find_home()))
-    with tempfile.TemporaryDirectory() as work, Steps().shown() as steps:
+    fleet = inventory.load(ctx.obj["env"], inventory.find_home())
+    with connected(fleet) as hosts, tempfile.TemporaryDirectory() as work, Steps().shown() as steps:
         steps.now(f"validating {path} on {hosts.publisher.name}")
         archive = source.as_it_stands(path, Path(work))
         report, refused = hosts.validate(archive, output, hosts.health(1)["pools"])
