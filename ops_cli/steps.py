@@ -38,11 +38,11 @@ class Steps:
             self._status.update(text)
             self._status.start()
         else:
-            self._console.print(f"{time.monotonic() - self._started:6.1f} s  {text}", markup=False)
+            self._console.print(f"{time.monotonic() - self._started:6.1f} s  {text}", markup=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
         """Leave a line that stays."""
-        self._console.print(text, markup=False)
+        self._console.print(text, markup=False, soft_wrap=True)
 
 
 def console() -> Console:
