@@ -17,6 +17,7 @@ HEALTHY = {"import_errors": 0, "parse_seconds": {}, "failed": 0, "succeeded": 9,
 
 def served(release: str, *, errors: Iterable[str] = (), dags: Iterable[str] = DAGS) -> dict[str, Any]:
     return {
+        "bundle_release": release,
         "dags": [{"dag_id": dag, "release": release, "file": f"{dag}.py"} for dag in dags],
         "import_errors": [{"file": file, "error": "Traceback\nNameError: x"} for file in errors],
     }
@@ -70,6 +71,15 @@ def test_release_serves_and_says_when() -> None:
     result = serve(fleet)
     assert (fleet.flips, result.rolled_back) == ([NEW], False)
     assert result.visible_seconds == pytest.approx(2.0)
+    assert result.verified_seconds == pytest.approx(2.0)
+
+
+def test_release_without_the_gate_is_verified_by_what_the_dag_processor_follows() -> None:
+    fleet = Fleet()
+    # A removed DAG stays on its old release while a run of it is unfinished.
+    fleet.answer = lambda release: served(release) | {"dags": [{"dag_id": "gone", "release": "x", "file": "gone.py"}]}
+    result = Result(NEW, OLD)
+    rollout(fleet).serve(result, Expected(frozenset()), Expected(DAGS))
     assert result.verified_seconds == pytest.approx(2.0)
 
 
