@@ -15,6 +15,7 @@ class DagChange:
     changed_tasks: tuple[str, ...]
     moved_tasks: tuple[str, ...]
     files: tuple[str, ...]
+    moved_file: str = ""
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,9 @@ class Changes:
                 )
                 if tasks
             ]
+            if change.moved_file:
+                # A worker looks for a run's tasks in the file that the DAG has now.
+                parts.insert(0, f"MOVES {change.moved_file}, and its unfinished runs cannot follow")
             yield f"changed {change.dag_id}: {'; '.join(parts) or 'code in ' + ', '.join(change.files)}"
 
 
@@ -88,6 +92,7 @@ def _compare(old: Mapping[str, Any], new: Mapping[str, Any], touched: frozenset[
             if before[task]["queue"] != after[task]["queue"]
         ),
         files=files,
+        moved_file="" if old["file"] == new["file"] else f"{old['file']} -> {new['file']}",
     )
 
 
@@ -96,7 +101,10 @@ def _dags(release: Mapping[str, Any], served: Sequence[Mapping[str, Any]]) -> di
         return {dag["dag_id"]: dag for dag in report["dags"]}
     if not release:
         return {}
-    return {dag["dag_id"]: {"dag_id": dag["dag_id"], "files": [dag["file"]], "hash": "", "tasks": []} for dag in served}
+    return {
+        dag["dag_id"]: {"dag_id": dag["dag_id"], "file": dag["file"], "files": [dag["file"]], "hash": "", "tasks": []}
+        for dag in served
+    }
 
 
 def _touched(old: Mapping[str, Any], new: Mapping[str, Any]) -> frozenset[str]:

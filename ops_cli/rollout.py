@@ -123,7 +123,7 @@ class Rollout:
             self._verify(undone, back, self.clock())
         except OpsError as second:
             raise OpsError(
-                f"{reason}; and going back to {result.previous} failed too: {second}; type: ops runbook bad-deploy"
+                f"{reason}; and going back to {result.previous} failed too: {second}; see docs/runbooks/bad-deploy.md"
             ) from error
         result.rolled_back = True
         if isinstance(error, KeyboardInterrupt):

@@ -6,7 +6,13 @@ from ops_cli import changes
 def dag(dag_id: str, tasks: dict[str, tuple[str, str]], files: tuple[str, ...] = (), mark: str = "") -> dict[str, Any]:
     described = [{"task_id": name, "hash": digest, "queue": queue} for name, (digest, queue) in tasks.items()]
     digest = mark or str(sorted(tasks.items()))
-    return {"dag_id": dag_id, "hash": digest, "tasks": described, "files": [f"{dag_id}.py", *files]}
+    return {
+        "dag_id": dag_id,
+        "hash": digest,
+        "tasks": described,
+        "file": f"{dag_id}.py",
+        "files": [f"{dag_id}.py", *files],
+    }
 
 
 def release(*dags: dict[str, Any], **files: str) -> dict[str, Any]:
@@ -65,3 +71,10 @@ def test_manifest_of_the_share_is_compared_with_a_packed_tree() -> None:
     assert changes.between(old, {"validation": {"dags": []}, "digests": {"a.py": "x", "l.py": "-> a.py"}}) == (
         changes.Changes()
     )
+
+
+def test_dag_that_moves_to_another_file_is_called_out() -> None:
+    old, new = release(dag("a", {}), a="x"), release(dag("a", {}) | {"file": "b.py", "files": ["b.py"]}, b="x")
+    assert list(changes.between(old, new).lines()) == [
+        "changed a: MOVES a.py -> b.py, and its unfinished runs cannot follow"
+    ]

@@ -156,7 +156,7 @@ def test_first_release_that_fails_stays_and_says_so() -> None:
 def test_failed_way_back_is_said_with_both_reasons() -> None:
     fleet = Fleet()
     fleet.answer = lambda release: served(release, errors=["a.py"])
-    with pytest.raises(OpsError, match=f"a.py.*going back to {OLD} failed too.*ops runbook bad-deploy") as failure:
+    with pytest.raises(OpsError, match=f"a.py.*going back to {OLD} failed too.*docs.runbooks.bad-deploy") as failure:
         serve(fleet)
     assert not isinstance(failure.value, RolledBackError)
 
