@@ -13,6 +13,8 @@ On the publisher host, as root:
     show ID             the manifest: publish's keys with "id" for "release", "validation": {...} or null,
                         "files": {path: {"sha256", "size", "executable"}}, "links": {path: target}
     diff OLD NEW        {"from", "to", "added", "removed", "changed": [paths], "unchanged": N}
+    restore             {"restored": [ids], "current"}: puts back from this host's copies what the share has lost, and
+                        makes the last good release current if none is
     prune --keep N      {"removed": [ids], "kept": [{"id", "reasons": [...]}]}; refused while the database is silent
 
 On every Airflow host, as root or airflow:
@@ -73,6 +75,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     warm.add_argument("id", nargs="?", help="default: the current release")
     warm.add_argument("--unused-days", type=float, default=7.0, help="remove other copies unused for so long")
     of_all = {
+        "restore": "put back what the share has lost",
         "list": "print all releases",
         "status": "print what this host has and serves",
         "served": "print what the metadata database says is served",

@@ -9,7 +9,7 @@ import pwd
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ops_agent.release import ReleaseError, archive, database
 from ops_agent.release.cache import Cache
 from ops_agent.release.diff import changes
+from ops_agent.release.manifest import DAGS
 from ops_agent.release.store import ANSWER_SECONDS, Store, current_within, refuse_silence
 
 if TYPE_CHECKING:
@@ -98,6 +99,28 @@ def _diff(arguments: Namespace) -> dict[str, Any]:
     refuse_silence(arguments.share)
     store = Store(arguments.share)
     return changes(store.load(arguments.old), store.load(arguments.new))
+
+
+def _restore(arguments: Namespace) -> dict[str, Any]:
+    refuse_silence(arguments.share)
+    cache, store = Cache(arguments.cache), Store(arguments.share)
+    present = {one.id for one in store.all() if one.manifest}
+    current = store.current() or cache.last_good()
+    with ExitStack() as stack:
+        lost = []
+        for manifest in map(cache.load, sorted({*cache.ids()} - present)):
+            header = {"author": manifest.author, "message": manifest.message}
+            stream = stack.enter_context(tempfile.TemporaryFile())
+            # Packed before root is given up: the copies are the service's.
+            archive.pack(cache.path(manifest.id) / DAGS, header, stream)
+            stream.seek(0)
+            lost.append((manifest, stream))
+        become(arguments.publisher)
+        for manifest, stream in lost:
+            store.restore(manifest, stream)
+    if current and store.current() is None:
+        store.flip(current)
+    return {"restored": [manifest.id for manifest, _ in lost], "current": store.current()}
 
 
 def _prune(arguments: Namespace) -> dict[str, Any]:
@@ -200,6 +223,7 @@ _VERBS: dict[str, Callable[[Namespace], dict[str, Any]]] = {
     "publish": _publish,
     "flip": _flip,
     "list": _list,
+    "restore": _restore,
     "show": _show,
     "diff": _diff,
     "prune": _prune,

@@ -104,6 +104,20 @@ class Store:
 
         Raises ReleaseError, and leaves nothing behind, if it cannot be written whole.
         """
+        with self._staged() as work:
+            return self._appear(work, self._described(archive.unpack(stream, work), now()))
+
+    def restore(self, manifest: Manifest, stream: IO[bytes]) -> None:
+        """Put back, as it was, a release that the share has lost; raise ReleaseError if the stream is another's."""
+        with self._staged() as work:
+            found = archive.unpack(stream, work)
+            if (found.files, found.links) != (manifest.files, manifest.links):
+                raise ReleaseError(f"the copy of release {manifest.id} is not what was published")
+            self._appear(work, manifest)
+
+    @contextmanager
+    def _staged(self) -> Iterator[Path]:
+        """Give a directory to write a release in; nothing is left of it afterwards."""
         with self.writing():
             # Whoever wrote these is dead: this process holds the lock.
             for leftover in self.staging.iterdir():
@@ -111,15 +125,17 @@ class Store:
             work = self.staging / f"new-{os.getpid()}"
             try:
                 work.mkdir(mode=0o755)
-                manifest = self._described(archive.unpack(stream, work), now())
-                (work / NAME).write_text(manifest.to_json(), encoding="utf-8")
-                (work / NAME).chmod(0o644)
-                durable.sync_tree(work)
-                work.rename(self.releases / manifest.id)
-                durable.sync(self.releases)
+                yield work
             finally:
                 with suppress(OSError):
                     remove(work)
+
+    def _appear(self, work: Path, manifest: Manifest) -> Manifest:
+        (work / NAME).write_text(manifest.to_json(), encoding="utf-8")
+        (work / NAME).chmod(0o644)
+        durable.sync_tree(work)
+        work.rename(self.releases / manifest.id)
+        durable.sync(self.releases)
         return manifest
 
     def _described(self, found: archive.Unpacked, now: datetime) -> Manifest:

@@ -41,6 +41,11 @@ SERVICES = {
     "scheduler": "airflow scheduler --skip-serve-logs",
     "dag-processor": "python -m ops_agent.dag_processor",
 }
+ASK = """
+import urllib.request
+
+urllib.request.urlopen("http://127.0.0.1:58080/execution/health", timeout=20)
+"""
 
 
 def settings(home: str) -> dict[str, str]:
@@ -87,6 +92,9 @@ class Scratch:
         self.shell("airflow db migrate")
         for name in SERVICES:
             self.run(name)
+        # A task that asks before the first answer fails, which is not what these tests are about.
+        self.put("", {"ask.py": ASK})
+        self.shell("timeout 180 sh -c 'until python ask.py 2>/dev/null; do sleep 1; done'")
 
     def install(self) -> None:
         """Put this checkout's ops_agent and the settings there."""
@@ -113,8 +121,8 @@ class Scratch:
 
     def run(self, service: str) -> None:
         """Start a service, which leads a process group of its own."""
-        command = f"setsid nohup nice -n 5 {SERVICES[service]} >{self.home}/log/{service}.log 2>&1 </dev/null"
-        self.shell(f"{command} & echo $! >{self.home}/{service}.pid")
+        command = f"echo $$ >{service}.pid; exec nice -n 5 {SERVICES[service]}"
+        self.shell(f"setsid sh -c {shlex.quote(command)} >log/{service}.log 2>&1 </dev/null &")
 
     def kill(self, service: str) -> None:
         self.host.check_output(f"kill -KILL -- -$(cat {self.home}/{service}.pid)")

@@ -150,6 +150,37 @@ def test_use_without_a_copy_is_none_and_without_a_share_is_quick(store: Store, c
     assert time.monotonic() - began < 1
 
 
+def test_share_that_was_lost_gets_back_what_this_host_has(store: Store, cache: Cache, publish: Publish) -> None:
+    one, two = publish({"a.py": "1", "ü/b.py": "2"}), publish({"a.py": "3"})
+    store.flip(two.id)
+    for made in (one, two):
+        cache.copy(store.root, made.id)
+    cache.remember(two.id)
+    shutil.rmtree(store.root)
+    store.root.mkdir()
+    words = ["--share", str(store.root), "--cache", str(cache.root), "--publisher", "root", "restore"]
+    command = [sys.executable, "-m", "ops_agent.main", "release", *words]
+    answers = [json.loads(subprocess.run(command, capture_output=True, check=True).stdout) for _ in range(2)]
+    assert answers[0] == {"restored": [one.id, two.id], "current": two.id}
+    assert answers[1] == {"restored": [], "current": two.id}
+    assert [store.load(made.id) for made in (one, two)] == [one, two]
+    assert contents(store.path(one.id) / "dags") == {"a.py": "1", "ü/b.py": "2"}
+
+
+def test_copy_that_was_changed_is_not_put_back(store: Store, cache: Cache, publish: Publish) -> None:
+    made = publish({"a.py": "1"})
+    cache.copy(store.root, made.id)
+    shutil.rmtree(store.root)
+    store.root.mkdir()
+    (cache.path(made.id) / "dags/a.py").write_text("evil")
+    words = ["--share", str(store.root), "--cache", str(cache.root), "--publisher", "root", "restore"]
+    command = [sys.executable, "-m", "ops_agent.main", "release", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"{made.id} is not what was published" in done.stderr
+    assert not list(store.releases.iterdir())
+
+
 def test_verbs_print_one_object_and_refuse_in_one_line(store: Store, cache: Cache, publish: Publish) -> None:
     made = publish(FILES)
     words = ["--share", str(store.root), "--cache", str(cache.root), "--publisher", "root", "--service-user", "root"]
