@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ops_agent import dag_health, lease_verb, operation, settings, status
+from ops_agent import adopt, dag_health, lease_verb, operation, settings, status
 from ops_agent.gate import arguments as gate
 from ops_agent.release import arguments as release
 
@@ -34,6 +34,9 @@ def run(words: Sequence[str] | None = None) -> int:
     verb = verbs.add_parser("dag-health", help="print how DAGs are parsed and tasks end")
     dag_health.add_arguments(verb)
     verb.set_defaults(run=dag_health.run)
+    verb = verbs.add_parser("adopt", help="serve the DAGs that two releases share from the second one")
+    adopt.add_arguments(verb)
+    verb.set_defaults(run=adopt.run)
     verb = verbs.add_parser("lease", help="ask about the scheduler lease, or move it")
     verb.add_argument("action", choices=lease_verb.ACTIONS, help="change reads what to do from standard input")
     verb.set_defaults(run=lambda arguments: lease_verb.run(arguments.action))

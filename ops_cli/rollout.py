@@ -27,6 +27,9 @@ class Hosts(Protocol):
     def flip(self, release: str) -> dict[str, Any]:
         """Make a release the current one."""
 
+    def adopt(self, old: str, new: str) -> None:
+        """Serve the DAGs that both releases share from the new one."""
+
     def served(self) -> dict[str, Any]:
         """Say which DAG is served from which release."""
 
@@ -74,7 +77,7 @@ class Rollout:
     hosts: Hosts
     say: Callable[[str], None]
     check: Callable[[], None]
-    deadline_seconds: float = 120.0
+    stall_seconds: float = 120.0
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 
@@ -117,7 +120,7 @@ class Rollout:
         if not result.previous or result.previous == result.release:
             raise OpsError(f"{reason}; there is no release to go back to, {result.release} stays current") from error
         self.say(f"taking it back: {reason}")
-        undone = Result(result.previous)
+        undone = Result(result.previous, result.release)
         try:
             self.hosts.flip(result.previous)
             self._verify(undone, back, self.clock())
@@ -131,10 +134,10 @@ class Rollout:
         raise RolledBackError(f"{reason}; {result.previous} serves again") from error
 
     def _verify(self, result: Result, expected: Expected, flipped: float) -> None:
-        end = flipped + self.deadline_seconds
         errors_since: float | None = None
+        fewest, progressed = len(expected.dag_ids) + 1, flipped
         while True:
-            seen = self.hosts.served()
+            seen = self._seen(result)
             now = self.clock()
             waiting, broken = judge(seen, result.release, expected)
             if result.visible_seconds is None and not (expected.affected & waiting.keys()):
@@ -142,14 +145,25 @@ class Rollout:
             if not waiting and not broken:
                 result.verified_seconds = now - flipped
                 return
+            if len(waiting) < fewest:
+                fewest, progressed = len(waiting), now
             if waiting or not broken:
                 errors_since = None
             elif errors_since is None:
                 errors_since = now
             settled = errors_since is not None and now - errors_since >= _SETTLE_SECONDS
-            if settled or now > end:
+            if settled or now - progressed > self.stall_seconds:
                 raise OpsError(_complaint(result.release, waiting, broken, now - flipped))
             self.sleep(_POLL_SECONDS)
+
+    def _seen(self, result: Result) -> dict[str, Any]:
+        seen = self.hosts.served()
+        # Not before a dag-processor has gone over: it would write the old release back.
+        followed = result.previous and seen["bundle_release"] == result.release
+        if followed and any(dag["release"] == result.previous for dag in seen["dags"]):
+            self.hosts.adopt(str(result.previous), result.release)
+            seen = self.hosts.served()
+        return seen
 
 
 def judge(seen: Mapping[str, Any], release: str, expected: Expected) -> tuple[dict[str, str], dict[str, str]]:
@@ -157,9 +171,9 @@ def judge(seen: Mapping[str, Any], release: str, expected: Expected) -> tuple[di
     dags = {dag["dag_id"]: dag for dag in seen["dags"]}
     broken = {error["file"]: _last_line(error["error"]) for error in seen["import_errors"]}
     waiting = {}
-    if not expected.dag_ids and seen["bundle_release"] != release:
-        # Published without the gate: which DAGs it has is known to the dag-processor alone.
-        waiting["of any file"] = f"served from {seen['bundle_release'] or 'before releases'}"
+    if seen["bundle_release"] != release:
+        # Of a release that was published without the gate, no more is known.
+        waiting["of any file"] = f"still served from {seen['bundle_release'] or 'before releases'}"
     for dag_id in expected.dag_ids:
         dag = dags.get(dag_id)
         if dag is None:

@@ -72,7 +72,7 @@ def _local(path: Path, output: ReportFormat, python: str) -> int:
         except FileNotFoundError:
             raise UsageError(f"there is no {python}; name one that has Airflow with --python") from None
     if done.returncode not in {ExitCode.DONE, ExitCode.USAGE, ExitCode.CHECK_FAILED}:
-        raise OpsError(f"the gate itself failed; has {python} the packages of airflow/requirements.txt?")
+        raise OpsError("the gate itself failed; give --python one with the packages of airflow/requirements.txt")
     return done.returncode
 
 

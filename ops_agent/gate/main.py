@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,9 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stderr.write(f"ops-agent: {arguments.tree} is no directory of DAG files\n")
         return USAGE
     airflow_python.require("airflow")
+    if not _has_airflow():
+        sys.stderr.write(f"ops-agent: {sys.executable} has no Airflow, in which the files would have to be imported\n")
+        return FAILED
     if arguments.confined:
         return _confined(arguments)
     root = arguments.tree.resolve()
@@ -86,6 +89,13 @@ def _policy(arguments: argparse.Namespace, root: Path) -> policy.Policy:
     pools, queues = (frozenset(known[name]) if known.get(name) else None for name in ("pools", "queues"))
     chosen = replace(chosen, pools=pools or chosen.pools, queues=queues or chosen.queues)
     return replace(chosen, default_queue=known.get("default_queue") or chosen.default_queue)
+
+
+def _has_airflow() -> bool:
+    try:
+        return bool(version("apache-airflow-core"))
+    except PackageNotFoundError:
+        return False
 
 
 def _confined(arguments: argparse.Namespace) -> int:

@@ -30,6 +30,7 @@ class Fleet:
         self.now = 0.0
         self.current, self.flipped_at = OLD, -100.0
         self.flips: list[str] = []
+        self.adopted: list[str] = []
         self.warmed = [Warmed("sched1", reachable=True), Warmed("worker1", reachable=True)]
         self.answer: Callable[[str], dict[str, Any]] = served
         self.health_now: Iterator[dict[str, Any]] = iter(())
@@ -43,6 +44,11 @@ class Fleet:
         self.now += 0.1
         self.current, self.flipped_at = release, self.now
         return {"release": release, "changed": True}
+
+    def adopt(self, old: str, new: str) -> None:
+        assert (old, new) in {(OLD, NEW), (NEW, OLD)}
+        assert self.current == new
+        self.adopted.append(new)
 
     def served(self) -> dict[str, Any]:
         other = OLD if self.current == NEW else NEW
@@ -72,6 +78,39 @@ def test_release_serves_and_says_when() -> None:
     assert (fleet.flips, result.rolled_back) == ([NEW], False)
     assert result.visible_seconds == pytest.approx(2.0)
     assert result.verified_seconds == pytest.approx(2.0)
+
+
+def test_dags_that_did_not_change_are_adopted_once_a_dag_processor_follows() -> None:
+    fleet = Fleet()
+
+    def answer(release: str) -> dict[str, Any]:
+        unchanged = release if fleet.adopted else OLD
+        return served(release) | {
+            "dags": [
+                {"dag_id": "a", "release": release, "file": "a.py"},
+                {"dag_id": "b", "release": unchanged, "file": "b.py"},
+            ]
+        }
+
+    fleet.answer = answer
+    result = serve(fleet)
+    assert fleet.adopted == [NEW]
+    assert result.verified_seconds == pytest.approx(2.0)
+
+
+def test_many_dags_may_take_long_as_long_as_there_are_fewer_and_fewer() -> None:
+    fleet = Fleet()
+    many = frozenset(f"dag{number}" for number in range(300))
+
+    def answer(release: str) -> dict[str, Any]:
+        parsed = int(fleet.now - fleet.flipped_at)
+        dags = [{"dag_id": dag, "release": release, "file": "x"} for dag in sorted(many)[:parsed]]
+        return served(release) | {"dags": dags}
+
+    fleet.answer = answer
+    result = Result(NEW, OLD)
+    rollout(fleet).serve(result, Expected(many), Expected(DAGS))
+    assert result.verified_seconds == pytest.approx(300, abs=1)
 
 
 def test_release_without_the_gate_is_verified_by_what_the_dag_processor_follows() -> None:
@@ -124,7 +163,7 @@ def test_error_of_the_line_after_the_flip_takes_the_release_back() -> None:
 def test_bug_after_the_flip_takes_the_release_back() -> None:
     fleet = Fleet()
     fleet.answer = lambda release: {} if fleet.current == NEW else served(release)
-    with pytest.raises(RolledBackError, match="dags"):
+    with pytest.raises(RolledBackError, match="bundle_release"):
         serve(fleet)
     assert fleet.current == OLD
 
