@@ -1,6 +1,6 @@
 """`ops-agent adopt`: after a flip, the DAGs that are the same in both releases are served from the new one at once.
 
-Parsing an unchanged file again would write nothing but its new bundle version (Airflow 3.3: SerializedDagModel.write_dag,
+Parsing an unchanged file again would write nothing but its bundle version (Airflow 3.3: SerializedDagModel.write_dag,
 DagModelOperation.update_dags). For hundreds of files that takes minutes, in which new runs would begin on the old
 release; here it is one statement. The dag-processors parse the files all the same, in their own time.
 
