@@ -6,7 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ops_agent import lease_verb, operation, settings, status
+from ops_agent import adopt, dag_health, lease_verb, operation, settings, status
+from ops_agent.gate import arguments as gate
+from ops_agent.release import arguments as release
 
 
 def run(words: Sequence[str] | None = None) -> int:
@@ -23,6 +25,18 @@ def run(words: Sequence[str] | None = None) -> int:
     verb = verbs.add_parser("operation", help="hold a lock of the fleet's for as long as standard input stays open")
     verb.add_argument("--lock", required=True, choices=("scheduler", "dags", "metadata"), help="what is being changed")
     verb.set_defaults(run=lambda arguments: operation.hold(arguments.lock))
+    verb = verbs.add_parser("release", help="publish, copy and inspect DAG releases")
+    release.add_arguments(verb)
+    verb.set_defaults(run=_release)
+    verb = verbs.add_parser("validate", help="judge a directory of DAG files before it becomes a release")
+    gate.add_arguments(verb)
+    verb.set_defaults(run=_validate)
+    verb = verbs.add_parser("dag-health", help="print how DAGs are parsed and tasks end")
+    dag_health.add_arguments(verb)
+    verb.set_defaults(run=dag_health.run)
+    verb = verbs.add_parser("adopt", help="serve the DAGs that two releases share from the second one")
+    adopt.add_arguments(verb)
+    verb.set_defaults(run=adopt.run)
     verb = verbs.add_parser("lease", help="ask about the scheduler lease, or move it")
     verb.add_argument("action", choices=lease_verb.ACTIONS, help="change reads what to do from standard input")
     verb.set_defaults(run=lambda arguments: lease_verb.run(arguments.action))
@@ -46,3 +60,20 @@ def _scheduler(arguments: argparse.Namespace) -> int:
     from ops_agent.lease import main as keeper  # noqa: PLC0415
 
     return keeper.run(arguments.config)
+
+
+def _release(arguments: argparse.Namespace) -> int:
+    # Not for `ops status`, which is to be quick.
+    from ops_agent.release import main as releases  # noqa: PLC0415
+
+    return releases.run(arguments)
+
+
+def _validate(arguments: argparse.Namespace) -> int:
+    from ops_agent.gate import main as validation  # noqa: PLC0415
+
+    return validation.run(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(run())
