@@ -60,9 +60,10 @@ test-bench: lab ## the figures the README quotes, but for the lab's own build ti
 bench-lab: .venv/.locked ## time `make lab` from nothing and with caches; removes the lab and its caches
 	python -m tests.bench.lab
 
-lock: .venv/.locked ## resolve both locks again: the control node's and Airflow's
+lock: .venv/.locked ## resolve the locks again: the control node's, Airflow's and the archive's
 	uv pip compile --quiet --python-version 3.11 --custom-compile-command 'make lock' --output-file requirements.txt requirements.in
-	airflow/lock.sh
+	bin/lock-environment airflow
+	bin/lock-environment archive
 
 molecule: .venv/.locked ## one role alone on its own machine: make molecule ROLE=postgres
 	@test -d "roles/$(ROLE)/molecule/default" || { echo "molecule: name a role with a scenario: make molecule ROLE=$$(basename $$(dirname $$(dirname $$(ls -d roles/*/molecule/default | head -1))))" >&2; exit 2; }

@@ -6,7 +6,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ops_agent import adopt, dag_health, lease_verb, operation, settings, status
+from ops_agent import adopt, analyze, dag_health, lease_verb, operation, settings, status
+from ops_agent.archive import commands as archive
+from ops_agent.archive import vacuum
+from ops_agent.commands import ProbeError
 from ops_agent.gate import arguments as gate
 from ops_agent.release import arguments as release
 
@@ -40,6 +43,10 @@ def run(words: Sequence[str] | None = None) -> int:
     verb = verbs.add_parser("lease", help="ask about the scheduler lease, or move it")
     verb.add_argument("action", choices=lease_verb.ACTIONS, help="change reads what to do from standard input")
     verb.set_defaults(run=lambda arguments: lease_verb.run(arguments.action))
+    verb = verbs.add_parser("analyze", help="print what the metadata database spends its time and space on")
+    verb.set_defaults(run=_analyze)
+    vacuum.add_parser(verbs)
+    archive.add_parser(verbs)
     arguments = parser.parse_args(words)
     return int(arguments.run(arguments))
 
@@ -73,6 +80,16 @@ def _validate(arguments: argparse.Namespace) -> int:
     from ops_agent.gate import main as validation  # noqa: PLC0415
 
     return validation.run(arguments)
+
+
+def _analyze(_arguments: argparse.Namespace) -> int:
+    try:
+        report = analyze.report()
+    except ProbeError as error:
+        sys.stderr.write(f"ops-agent: {error}\n")
+        return 1
+    sys.stdout.write(json.dumps(report) + "\n")
+    return 0
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from threading import Thread
 from typing import Any
 
 from ops_agent import host_probes, lease_probe, postgres_probe, rabbitmq_probe
+from ops_agent.archive import runs
 from ops_agent.commands import ProbeError
 from ops_agent.settings import Settings
 
@@ -33,6 +34,7 @@ def probes(settings: Settings) -> dict[str, Probe]:
     }
     special: dict[str, tuple[str, Probe]] = {
         "keeper": ("keeper", lease_probe.keeper),
+        "metadata_archive": ("vacuum", runs.probe),
         "nfs_client": ("share", lambda: host_probes.share(settings)),
         "postgres": ("postgres", postgres_probe.probe),
         "rabbitmq": ("rabbitmq", lambda: rabbitmq_probe.probe(settings)),

@@ -14,6 +14,8 @@ _TAKE_OVER_SECONDS = 10
 
 # Parts of the database's report that have a place of their own in the JSON.
 _TOLD_ELSEWHERE = frozenset({"dags", "lease", "schedulers"})
+# Two nights in a row may be missed: the third is a trend.
+VACUUM_LIMIT_SECONDS = 3 * 86400
 
 Report = Mapping[str, Any]
 
@@ -39,7 +41,7 @@ class FleetStatus:
     def problems(self) -> list[str]:
         """Return one line for each thing that is wrong: what, where, and the next command to type."""
         lines = [line for seen in self.observations for line in _host_problems(self.env, seen)]
-        rules = (_share_problems, _queue_problems, _scheduler_problems, _dag_problems)
+        rules = (_share_problems, _queue_problems, _scheduler_problems, _dag_problems, _vacuum_problems)
         return [*lines, *(line for rule in rules for line in rule(self))]
 
     @property
@@ -112,6 +114,11 @@ class FleetStatus:
         """DAG count and import errors; empty on a fleet without Airflow."""
         return self.database.get("dags") or {}
 
+    @property
+    def vacuum(self) -> Report:
+        """How the last `ops vacuum` or nightly vacuum went; empty on a fleet without archiving."""
+        return self._first("vacuum")
+
     def _first(self, probe: str) -> Report:
         return next((seen.report[probe] for seen in self.observations if seen.report.get(probe)), {})
 
@@ -132,7 +139,8 @@ class FleetStatus:
             "hosts": [_host_json(seen) for seen in self.observations],
             "queues": [dict(queue) for queue in self.broker.get("queues", [])],
             "database": {
-                key: value for key, value in self.database.items() if key not in {"dags", "lease", "schedulers"}
+                **{key: value for key, value in self.database.items() if key not in _TOLD_ELSEWHERE},
+                "last_vacuum": dict(self.vacuum),
             },
             "dags": {
                 "total": self.dags.get("total"),
@@ -264,6 +272,18 @@ def _dag_problems(status: FleetStatus) -> Iterator[str]:
         host = next(iter(status.active_schedulers), "scheduler")
         look = _type(status.env, host, "airflow dags list-import-errors")
         yield f"{count} DAG file{'s' * (count > 1)} cannot be imported: {files}; {look}"
+
+
+def _vacuum_problems(status: FleetStatus) -> Iterator[str]:
+    # The unit that failed is named already: nobody is told twice of one cause.
+    if any("metadata-vacuum.service" in seen.report.get("failed_units", []) for seen in status.observations):
+        return
+    host = next((seen.host.name for seen in status.observations if seen.report.get("vacuum")), "")
+    look = _type(status.env, host, "journalctl -n 50 -u metadata-vacuum")
+    if error := status.vacuum.get("error"):
+        yield f"{host}: the last vacuum of the metadata database failed: {_line(error)}; {look}"
+    elif (age := status.vacuum.get("age_seconds")) and age > VACUUM_LIMIT_SECONDS:
+        yield f"{host}: the last good vacuum of the metadata database was {age // 86400} days ago; {look}"
 
 
 def _host_name(status: FleetStatus, hostname: str) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ops_cli import deploy, failover, releases, rollback, status, validate
+from ops_cli import analyze, archive, deploy, failover, releases, rollback, status, vacuum, validate
 from ops_cli.errors import ExitCode, OpsError
 
 _TRACEBACK_VERBOSITY = 2
@@ -24,6 +24,9 @@ app.command("deploy")(deploy.deploy)
 app.command("rollback")(rollback.rollback)
 app.add_typer(releases.app, name="releases")
 app.command("failover")(failover.failover)
+app.command("vacuum")(vacuum.vacuum)
+app.add_typer(archive.app, name="archive")
+app.add_typer(analyze.app, name="db")
 
 
 @app.callback(invoke_without_command=True)

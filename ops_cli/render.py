@@ -77,6 +77,8 @@ def _figures(status: FleetStatus) -> Table:
         table.add_row(f"queue {queue['name']}", counts)
     if database := status.database:
         table.add_row("database", _database(database))
+    if vacuum := status.vacuum:
+        table.add_row("last vacuum", _vacuum(vacuum))
     if dags := status.dags:
         table.add_row("dags", f"{dags['total']} in all, {dags['import_errors']} import errors")
     return table
@@ -98,6 +100,33 @@ def _database(database: Any) -> str:
         f"PostgreSQL {database['version']}, {database['size_bytes'] / 1e6:.0f} MB, "
         f"{sum(states.values())} of {database['max_connections']} connections ({detail})"
     )
+
+
+def _vacuum(vacuum: Any) -> Text:
+    if vacuum["age_seconds"] is None:
+        return Text("none was good yet" if vacuum["error"] else "none yet", _BAD if vacuum["error"] else "")
+    age = duration(vacuum["age_seconds"])
+    if vacuum["error"]:
+        return Text(f"failed; the last good one was {age} ago", _BAD)
+    early = ", stopped early" if vacuum["stopped_early"] else ""
+    return Text(f"{age} ago, {vacuum['rows']:,} rows{early}")
+
+
+def duration(seconds: float) -> str:
+    """Return a time span in its largest fitting unit: 40 s, 12 min, 5 h, 3 days."""
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def size(count: float) -> str:
+    """Return bytes in decimal units, as disks are sold: 950 B, 1.2 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:  # noqa: PLR2004
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
 
 
 def _verdict(status: FleetStatus) -> Text:

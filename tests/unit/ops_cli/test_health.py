@@ -31,6 +31,7 @@ POSTGRES = {
     "schedulers": ["sched1"],
     "dags": {"total": 2, "import_errors": 0, "import_error_files": []},
 }
+VACUUM = {"age_seconds": 40_000, "error": None, "rows": 1200, "stopped_early": False}
 
 
 def reports() -> dict[str, dict[str, Any]]:
@@ -300,3 +301,31 @@ def test_unknown_database_leaves_the_mode_unknown() -> None:
     answers = under_the_lease()
     del answers["pg1"]
     assert status(answers).as_json()["scheduler"]["mode"] is None
+
+
+def test_failed_vacuum_is_a_problem() -> None:
+    answers = reports()
+    answers["pg1"]["vacuum"] = VACUUM | {"error": "no space left on device"}
+    assert only_problem(answers).startswith("pg1: the last vacuum of the metadata database failed: no space left")
+
+
+def test_failed_vacuum_whose_unit_failed_is_told_once() -> None:
+    answers = reports()
+    answers["pg1"]["vacuum"] = VACUUM | {"error": "no space left on device"}
+    answers["pg1"]["failed_units"] = ["metadata-vacuum.service"]
+    assert only_problem(answers).startswith("pg1: metadata-vacuum.service has failed")
+
+
+def test_vacuum_is_missed_after_three_days() -> None:
+    answers = reports()
+    answers["pg1"]["vacuum"] = VACUUM | {"age_seconds": 3 * 86400}
+    assert status(answers).problems == []
+    answers["pg1"]["vacuum"]["age_seconds"] += 1
+    assert "3 days ago" in only_problem(answers)
+
+
+def test_fleet_that_never_vacuumed_is_healthy() -> None:
+    answers = reports()
+    answers["pg1"]["vacuum"] = dict.fromkeys(VACUUM)
+    assert status(answers).problems == []
+    assert status(answers).as_json()["database"]["last_vacuum"]["age_seconds"] is None

@@ -1,0 +1,21 @@
+"""The archive engine: moves old metadata out of the database into Parquet files, and loses no row on the way.
+
+Module map; each imports only what stands above it:
+
+- `manifest`  what an archive is on disk: its documents, their states, and which files count. No third-party import.
+- `store`     where archives are kept: a directory, or an object store by fsspec. Durable and atomic writes.
+- `columns`   PostgreSQL's types in Arrow and back: text of COPY -> Arrow table -> text of COPY, equal byte by byte.
+- `catalog`   tables, columns and foreign keys, read from pg_catalog.
+- `graph`     the committed list of families (what hangs off a dag run, what stands alone) and the check of it against
+              the catalog: whatever it does not know by name is refused before anything is changed.
+- `policy`    which runs and rows are old enough: the policy's YAML as SQL.
+- `export`    COPY out of the database into Parquet files, and the proof that they hold what was read.
+- `delete`    the bounded transaction that takes away exactly the row versions that were exported.
+- `pace`      when to slow down: the latency of a scheduler-like probe, heartbeats, replication lag.
+- `settle`    what is left of a run that was killed: makes files and database agree, batch by batch.
+- `engine`    the loop over families, batches and slices; prints progress.
+- `vacuum`    `ops-agent vacuum`: arguments in, JSON lines out.
+
+Words: a *family* is a root table with all that hangs off its rows (`dag_run`, or a table that stands alone); a *batch*
+is what one set of files holds; a *slice* is the part of a batch that one transaction deletes.
+"""

@@ -1,0 +1,177 @@
+"""Old rows, found and exported: what the engine then deletes."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ops_agent.archive import export
+from ops_agent.archive.export import Seen, Slice, Writer
+from ops_agent.archive.manifest import EXPORTED, Batch, data_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+    from pathlib import Path
+
+    import psycopg
+
+    from ops_agent.archive.manifest import Archive, Table
+    from ops_agent.archive.pace import Length
+    from ops_agent.archive.statements import Statements
+
+_BATCH_BYTES = 16 << 20  # in memory; the engine holds two at a time, and what they are made from
+_BATCH_SLICES = 64
+_PAGE = 1000
+_LONGEST_READ_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A batch whose files are durable and proven; `batch` is None if there is no archive."""
+
+    batch: Batch | None
+    slices: tuple[Slice, ...]
+    bytes: int = 0
+    seconds: float = 0
+
+
+@dataclass
+class Numbers:
+    """Numbers batches through one archive, whichever family they are of."""
+
+    last: int = 0
+
+    def next(self) -> int:
+        """Return the next number."""
+        self.last += 1
+        return self.last
+
+
+@dataclass
+class Source:
+    """Walks through one family and exports what may go; `archive` is None if nothing is to be kept."""
+
+    connection: psycopg.Connection[Any]
+    statements: Statements
+    tables: dict[str, Table]
+    archive: Archive | None
+    numbers: Numbers
+    length: Length
+    before: datetime | None
+    longest_seconds: float = 0
+    _page: int = _PAGE
+
+    def __post_init__(self) -> None:
+        """Leave out the tables that hold nothing: should a row come, the slice it belongs to is not deleted."""
+        filled = self.connection.execute(self.statements.filled()).fetchone() or ()
+        self.tables = {name: table for name, table in self.tables.items() if name in filled}
+
+    def roots(self) -> Iterator[tuple[str, int]]:
+        """Yield the keys of roots that may go, and how many rows hang off each (roughly); no statement takes long."""
+        after: list[str] | None = None
+        while True:
+            values: dict[str, Any] = {"before": self.before, "limit": self._page}
+            values |= {f"after_{number}": value for number, value in enumerate(after or [])}
+            started = time.monotonic()
+            rows = self.connection.execute(self.statements.page(first=after is None), values).fetchall()
+            self._took(time.monotonic() - started)
+            ((_, _, end),) = (row for row in rows if row[2] is not None)
+            yield from ((key, weight) for key, weight, last in rows if last is None)
+            if end[-1] is None:
+                return
+            after = end
+
+    def slices(self) -> Iterator[tuple[tuple[str, ...], int]]:
+        """Group roots into what one transaction should be able to delete."""
+        group: list[str] = []
+        total = 0
+        for root, weight in self.roots():
+            if group and total + weight > self.length.size:
+                yield tuple(group), total
+                group, total = [], 0
+            group.append(root)
+            total += weight
+        if group:
+            yield tuple(group), total
+
+    def batches(self) -> Iterator[Exported]:
+        """Yield batches until there are no more old rows. Raises ArchiveError, OSError, psycopg.Error."""
+        limit = 4  # the first batches are small, for the length of a transaction has yet to be learnt
+        slices = self.slices()
+        while True:
+            with contextlib.ExitStack() as stack:
+                builder = _Builder(self, stack)
+                for roots, weight in slices:
+                    builder.add(roots, weight)
+                    if builder.nbytes > _BATCH_BYTES or len(builder.slices) >= limit:
+                        break
+                if not builder.slices:
+                    return
+                yield builder.finish()
+            limit = min(limit * 2, _BATCH_SLICES)
+
+    def read(self, table: Table, roots: tuple[str, ...]) -> Iterator[tuple[Any, Seen]]:
+        """Read a table's rows."""
+        started = time.monotonic()
+        yield from export.read(self.connection, self.statements, table, roots)
+        self.longest_seconds = max(self.longest_seconds, time.monotonic() - started)
+
+    def _took(self, seconds: float) -> None:
+        self.longest_seconds = max(self.longest_seconds, seconds)
+        if seconds > _LONGEST_READ_SECONDS:
+            self._page = max(self._page // 2, 50)
+        elif seconds < _LONGEST_READ_SECONDS / 4:
+            self._page = min(self._page * 2, 16_000)
+
+
+@dataclass
+class _Builder:
+    """One batch in the making."""
+
+    source: Source
+    stack: contextlib.ExitStack
+    slices: list[Slice] = field(default_factory=list)
+    nbytes: int = 0
+    _number: int = 0
+    _writers: dict[str, Writer] = field(default_factory=dict)
+    _staged: dict[str, Path] = field(default_factory=dict)
+    _started: float = field(default_factory=time.monotonic)
+
+    def add(self, roots: tuple[str, ...], weight: int) -> None:
+        """Export one slice."""
+        if self.source.archive is None:
+            self.slices.append(Slice(roots, weight, None))
+            return
+        seen: dict[str, Seen] = {}
+        for name, table in self.source.tables.items():
+            for rows, part in self.source.read(table, roots):
+                before = seen.get(name)
+                seen[name] = Seen(before.rows + part.rows, before.versions + part.versions) if before else part
+                self._write(table, rows)
+        self.slices.append(Slice(roots, weight, seen))
+
+    def finish(self) -> Exported:
+        """Make the batch durable and prove it."""
+        if self.source.archive is None:
+            return Exported(None, tuple(self.slices))
+        roots = sum(len(each.roots) for each in self.slices)
+        batch = Batch(self._number, self.source.statements.family.root, EXPORTED, roots, ())
+        batch = export.publish(self.source.archive, self._writers.values(), batch, self._staged)
+        seconds = time.monotonic() - self._started
+        return Exported(batch, tuple(self.slices), sum(file.bytes for file in batch.files), seconds)
+
+    def _write(self, table: Table, rows: Any) -> None:
+        archive = self.source.archive
+        if archive is None:
+            return
+        if not self._number:
+            self._number = self.source.numbers.next()
+        if table.name not in self._writers:
+            self._writers[table.name] = Writer(table)
+            path = archive.path(data_path(table.name, self._number))
+            self._staged[table.name] = self.stack.enter_context(archive.store.staged(path))
+        self._writers[table.name].add(rows, self._staged[table.name])
+        self.nbytes += rows.nbytes

@@ -1,0 +1,358 @@
+"""One vacuum from its beginning to its end."""
+
+from __future__ import annotations
+
+import dataclasses
+import graphlib
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from ops_agent.archive import catalog, graph, lock, maintain, manifest, policy, session, settle
+from ops_agent.archive.batches import Exported, Numbers, Source
+from ops_agent.archive.delete import Deleter, Outcome
+from ops_agent.archive.manifest import CLOSED, COMPLETE, RUNNING, Archive, Manifest, Table
+from ops_agent.archive.pace import Length, Pace
+from ops_agent.archive.statements import DAGS, LISTS, NEWEST, RUNS, Statements
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    import psycopg
+
+    from ops_agent.archive.policy import Policy
+    from ops_agent.archive.store import Store
+
+_DAGS_AT_ONCE = 50
+_TRIES_WHEN_BUSY = 3
+# What it does on two cores of 2024; only to say in advance about how long it will take.
+_USUAL_ROWS_PER_S = 60_000
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for; `tables` are roots of families, all if empty; `held` runs stay; `who` asks.
+
+    Unless `gentle` it does not pause when others suffer.
+    """
+
+    policy: Policy
+    who: str
+    dag: str = "*"
+    tables: tuple[str, ...] = ()
+    max_seconds: float | None = None
+    held: tuple[int, ...] = ()
+    reclaim: bool = False
+    gentle: bool = True
+    now: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+
+@dataclass
+class Tally:
+    """What was done to one table."""
+
+    archived: int = 0
+    deleted: int = 0
+    bytes: int = 0
+    seconds: float = 0
+
+
+class Vacuum:
+    """Moves old rows from a database to a store; `store` None deletes without an archive."""
+
+    def __init__(self, dsn: str, store: Store | None, request: Request, tell: Callable[[dict[str, Any]], None]) -> None:
+        """Nothing is opened yet; `tell` gets a dictionary for each step."""
+        self.dsn = dsn
+        self.store = store
+        self.request = request
+        self.tell = tell
+        self.tallies: dict[str, Tally] = {}
+        self.skipped = 0
+        self.stopped_early = False
+        self.resumed: list[str] = []
+        self.longest = 0.0
+        self.transactions: list[float] = []
+        self.reclaimed = 0
+        self.archive: Archive | None = None
+        self._started = time.monotonic()
+        self._numbers = Numbers()
+        self._family_name = ""
+
+    def run(self) -> dict[str, Any]:
+        """Do it and return the result.
+
+        Raises LockHeldError, ArchiveError, OSError, psycopg.Error; whatever it raises, no row is lost, and what was
+        moved is in an archive that the next vacuum closes.
+        """
+        with session.connect(self.dsn, "deletes") as writer, lock.hold(writer, f"vacuum by {self.request.who}"):
+            families = self._families(writer)
+            self._settle_killed(writer, families)
+            with session.connect(self.dsn, "exports") as reader, session.connect(self.dsn, "watches") as probe:
+                self._prepare(reader, writer)
+                self.pace = Pace(probe)
+                self.pace.calibrate()
+                self._move(writer, reader, families)
+            self._maintain(writer)
+            return self._result()
+
+    def plan(self) -> dict[str, Any]:
+        """Count what would go, and estimate bytes and time; nothing is changed."""
+        rows: dict[str, list[float]] = {}
+        with session.connect(self.dsn, "counts") as reader:
+            families = self._families(reader)
+            self._prepare(reader)
+            for statements in families.values():
+                before, wanted = self._before(statements)
+                if not wanted:
+                    continue
+                tables = {name: self.catalog.table(name, statements.family.root) for name in statements.family.members}
+                source = Source(reader, statements, tables, None, self._numbers, Length(size=2000), before)
+                for roots, _ in source.slices():
+                    for name in tables:
+                        found = reader.execute(statements.count(name), {"roots": list(roots)}).fetchone() or (0, 0)
+                        counted = rows.setdefault(name, [0, 0])
+                        counted[0] += int(found[0])
+                        counted[1] += int(found[1])
+                    self.tell({"event": "count", "rows": int(sum(counted[0] for counted in rows.values()))})
+            unsettled = [each.archive_id for each in self._killed(reader)]
+        return {
+            "dry_run": True,
+            "tables": [
+                {"name": name, "rows": int(count), "bytes": int(size), "seconds": round(count / _USUAL_ROWS_PER_S, 2)}
+                for name, (count, size) in rows.items()
+            ],
+            "unsettled": unsettled,
+        }
+
+    def _families(self, connection: psycopg.Connection[Any]) -> dict[str, Statements]:
+        self.catalog = catalog.read(connection, graph.SCHEMAS)
+        return {family.root: Statements(family, self.catalog) for family in graph.check(self.catalog)}
+
+    def _killed(self, connection: psycopg.Connection[Any]) -> list[Archive]:
+        mine = _identity(connection)
+        return [each for each in (settle.killed(self.store) if self.store else []) if each.manifest().database == mine]
+
+    def _settle_killed(self, connection: psycopg.Connection[Any], families: dict[str, Statements]) -> None:
+        for found in self._killed(connection):
+            settle.archive(found, connection, families, self.request.now)
+            self.resumed.append(found.archive_id)
+            self.tell({"event": "settled", "archive_id": found.archive_id})
+
+    def _prepare(self, *connections: psycopg.Connection[Any]) -> None:
+        """Fill the lists of what may go and what stays, in each session."""
+        reader = connections[0]
+        dags = {dag_id: list(tags) for dag_id, tags in reader.execute(DAGS)}
+        wanted = policy.wanted(self.request.policy, dags, self.request.dag, self.request.now)
+        for connection in connections:
+            connection.execute(LISTS)
+            with connection.cursor().copy("COPY vacuum_wanted FROM STDIN") as copy:
+                for each in wanted:
+                    copy.write_row((each.dag_id, each.state, each.before, each.keep))
+            connection.execute("ANALYZE vacuum_wanted")
+        names = sorted({each.dag_id for each in wanted})
+        kept: dict[int, str] = dict.fromkeys(self.request.held, "")
+        for start in range(0, len(names), _DAGS_AT_ONCE):
+            kept |= dict(reader.execute(NEWEST, [names[start : start + _DAGS_AT_ONCE]]).fetchall())
+        for connection in connections:
+            with connection.cursor().copy("COPY vacuum_kept FROM STDIN") as copy:
+                for row in kept.items():
+                    copy.write_row(row)
+            connection.execute("ANALYZE vacuum_kept")
+
+    def _move(
+        self, writer: psycopg.Connection[Any], reader: psycopg.Connection[Any], families: dict[str, Statements]
+    ) -> None:
+        chosen = [each for each in families.values() if self._before(each)[1]]
+        if self.store:
+            self.archive = Archive(self.store, manifest.new_id(self.request.now))
+            self.archive.write(self._head(self.archive.archive_id, writer, chosen))
+        try:
+            for statements in chosen:
+                if not self.stopped_early:
+                    self._family(writer, reader, statements)
+        except BaseException:
+            self._close_after_failure(writer, families)
+            raise
+        if self.archive:
+            state = CLOSED if self.stopped_early else COMPLETE
+            finished = datetime.now(UTC).isoformat()
+            head = self.archive.manifest()
+            self.archive.write(dataclasses.replace(head, state=state, finished_at=finished, result=self._result()))
+
+    def _before(self, statements: Statements) -> tuple[datetime | None, bool]:
+        """Return the time before which rows may go (runs have one each), and whether the family is asked for."""
+        root = statements.family.root
+        if self.request.tables and root not in self.request.tables:
+            return None, False
+        if root == RUNS:
+            return None, True
+        kept = self.request.policy.table(root)
+        if kept is None or (self.request.dag != "*" and not self.request.tables):
+            return None, False
+        return self.request.now - kept, True
+
+    def _family(self, writer: psycopg.Connection[Any], reader: psycopg.Connection[Any], statements: Statements) -> None:
+        before, _ = self._before(statements)
+        self._family_name = statements.family.root
+        length = Length()
+        tables = {name: self.catalog.table(name, statements.family.root) for name in statements.family.members}
+        source = Source(reader, statements, tables, self.archive, self._numbers, length, before)
+        deleter = Deleter(writer, statements, before)
+        # While one batch is deleted, the next one is exported.
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="export") as ahead:
+            batches = source.batches()
+            coming = ahead.submit(next, batches, None)
+            while (exported := coming.result()) is not None:
+                coming = ahead.submit(next, batches, None)
+                self._batch(deleter, exported, length)
+                if self.stopped_early:
+                    self._drop(coming.result())
+                    break
+        self.longest = max(self.longest, deleter.longest_seconds, source.longest_seconds)
+
+    def _batch(self, deleter: Deleter, exported: Exported, length: Length) -> None:
+        gone: set[str] = set()
+        for number, slice_ in enumerate(exported.slices):
+            if self._out_of_time():
+                break
+            outcome = Outcome.BUSY
+            for _ in range(_TRIES_WHEN_BUSY):
+                if self.request.gentle:
+                    self.pace.wait(deleter.seconds)
+                last = number == len(exported.slices) - 1
+                outcome, rows = deleter.delete(slice_, durable=last)
+                if outcome is not Outcome.BUSY:
+                    break
+            if outcome is Outcome.DELETED:
+                gone |= set(slice_.roots)
+                length.took(slice_.weight, deleter.seconds)
+                self.transactions.append(deleter.seconds)
+                for table, count in rows.items():
+                    self.tallies.setdefault(table, Tally()).deleted += count
+            else:
+                self.skipped += len(slice_.roots)
+        deleter.flush()
+        self._done(exported, gone)
+
+    def _done(self, exported: Exported, gone: set[str]) -> None:
+        if exported.batch and self.archive:
+            settled = settle.batch(self.archive, self.archive.manifest(), exported.batch, gone)
+            for file in settled.files:
+                tally = self.tallies.setdefault(file.table, Tally())
+                tally.archived += file.rows
+                tally.bytes += file.bytes
+        deleted = sum(tally.deleted for tally in self.tallies.values())
+        family = self._family_name
+        self.tell(
+            {
+                "event": "progress",
+                "table": family,
+                "rows": deleted,
+                "seconds": round(time.monotonic() - self._started, 1),
+            }
+        )
+
+    def _drop(self, exported: Exported | None) -> None:
+        if exported:
+            self._done(exported, set())
+
+    def _out_of_time(self) -> bool:
+        limit = self.request.max_seconds
+        self.stopped_early = limit is not None and time.monotonic() - self._started > limit
+        return self.stopped_early
+
+    def _close_after_failure(self, writer: psycopg.Connection[Any], families: dict[str, Statements]) -> None:
+        """Settle at once if that can be done; otherwise the next vacuum does."""
+        if self.archive is None or writer.broken or writer.closed:
+            return
+        try:
+            settle.archive(self.archive, writer, families, datetime.now(UTC))
+        except Exception as error:  # noqa: BLE001 - what failed first is what is raised
+            self.tell({"event": "left", "archive_id": self.archive.archive_id, "reason": str(error)})
+
+    def _head(self, archive_id: str, connection: psycopg.Connection[Any], chosen: Iterable[Statements]) -> Manifest:
+        kept = self.request.policy.retention
+        tables = (self.catalog.table(member, each.family.root) for each in chosen for member in each.family.members)
+        return Manifest(
+            archive_id=archive_id,
+            state=RUNNING,
+            created_at=self.request.now.isoformat(),
+            created_by=self.request.who,
+            database=_identity(connection),
+            postgres_version=str(connection.info.server_version),
+            airflow_version=graph.AIRFLOW_VERSIONS.get(self.catalog.revision, ""),
+            schema_revision=self.catalog.revision,
+            cutoff=(self.request.now - kept).isoformat() if kept is not None else policy.NEVER,
+            policy=_plain(self.request),
+            tables=_in_order(tables),
+        )
+
+    def _maintain(self, connection: psycopg.Connection[Any]) -> None:
+        """Let the space be used again, and the planner know; with `reclaim` give it back to the disk."""
+        deleted = {name: tally.deleted for name, tally in self.tallies.items()}
+        for table in maintain.worthwhile(connection, deleted):
+            self.tell({"event": "maintain", "table": table})
+            self.reclaimed += maintain.maintain(connection, table, reclaim=self.request.reclaim)
+
+    def _result(self) -> dict[str, Any]:
+        seconds = time.monotonic() - self._started
+        deleted = sum(tally.deleted for tally in self.tallies.values())
+        return {
+            "archive_id": self.archive.archive_id if self.archive else None,
+            "tables": [{"name": name, **dataclasses.asdict(tally)} for name, tally in self.tallies.items()],
+            "longest_transaction_s": round(self.longest, 3),
+            "rows_per_s": round(deleted / seconds) if seconds else 0,
+            "seconds": round(seconds, 3),
+            "paused_s": round(self.pace.paused_seconds, 3),
+            "skipped": self.skipped,
+            "reclaimed_bytes": self.reclaimed,
+            "resumed": bool(self.resumed),
+            "stopped_early": self.stopped_early,
+        }
+
+
+def _in_order(tables: Iterable[Table]) -> tuple[Table, ...]:
+    """Put parents before their children; a table of two families is listed with the first."""
+    by_name: dict[str, Table] = {}
+    for table in tables:
+        by_name.setdefault(table.name, table)
+    sorter = graphlib.TopologicalSorter(
+        {
+            name: [reference.parent for reference in table.references if reference.parent in by_name]
+            for name, table in by_name.items()
+        }
+    )
+    return tuple(by_name[name] for name in sorter.static_order())
+
+
+def _identity(connection: psycopg.Connection[Any]) -> str:
+    row = connection.execute(
+        "SELECT current_database() || '@' || system_identifier FROM pg_control_system()"
+    ).fetchone()
+    return str(row[0]) if row else ""
+
+
+def _plain(request: Request) -> Mapping[str, Any]:
+    def text(value: Any) -> str:
+        return policy.NEVER if value is None else f"{int(value.total_seconds())}s"
+
+    wanted = request.policy
+    return {
+        "retention": text(wanted.retention),
+        "keep_last": wanted.keep_last,
+        "dags": [
+            {
+                "dag": rule.dag,
+                "tag": rule.tag,
+                "states": list(rule.states),
+                "retention": text(rule.retention),
+                "keep_last": rule.keep_last,
+            }
+            for rule in wanted.rules
+        ],
+        "tables": {name: text(value) for name, value in wanted.tables.items()},
+        "only_dag": request.dag,
+        "only_tables": list(request.tables),
+    }

@@ -1,0 +1,367 @@
+"""Puts archived rows back: equal to what was taken, a batch in one transaction, foreign keys whole at every commit.
+
+A run that is in the database is left as it is, so that restoring twice, or again after a kill, does nothing twice. Ids
+are kept and sequences are not touched: an id that its sequence never gave out is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ops_agent.archive import copy_text, live, reader
+from ops_agent.archive.manifest import DONE, ROOT_COLUMN, Archive, ArchiveError, Batch, Column, Manifest, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+T = TypeVar("T")
+RUNS = "public.dag_run"
+_ANALYZE_ROWS = 10_000
+
+# Foreign keys are checked below, by the batch and with the parents locked; the server's triggers do it by the row.
+_BEGIN = """
+SET LOCAL session_replication_role = replica;
+SET LOCAL lock_timeout = '10s';
+SET LOCAL statement_timeout = 0
+"""
+
+
+class RestoreError(ArchiveError):
+    """Rows cannot go back; the text says which, and why."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """An archive with its documents read once."""
+
+    archive: Archive
+    manifest: Manifest
+    batches: tuple[Batch, ...]
+
+    @classmethod
+    def read(cls, archive: Archive) -> Source:
+        """Read the documents; batches whose rows are still in the database do not count."""
+        manifest = archive.manifest()
+        return cls(archive, manifest, tuple(batch for batch in archive.batches() if batch.state == DONE))
+
+    def rows(self, batch: Batch, table: str) -> Any:
+        """Return the batch's rows of a table as a pyarrow.Table; None if it has none."""
+        file = next((file for file in batch.files if file.table == table), None)
+        return reader.read(self.archive, file, self.manifest.table(table)) if file else None
+
+    def in_order(self) -> list[Batch]:
+        """Return the batches, those of parents before those of their children."""
+        order = {table.name: number for number, table in enumerate(self.manifest.tables)}
+        return sorted(self.batches, key=lambda batch: (order[batch.family], batch.number))
+
+
+@dataclass
+class Outcome:
+    """What was put back: rows by table, runs, and roots that were there already."""
+
+    rows: dict[str, int] = field(default_factory=dict)
+    runs: list[int] = field(default_factory=list)
+    present: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the last line that `ops-agent archive restore` prints."""
+        seconds = time.monotonic() - self.started
+        total = sum(self.rows.values())
+        return {
+            "tables": [{"name": name, "restored": rows} for name, rows in self.rows.items()],
+            "rows": total,
+            "runs": len(self.runs),
+            "present": self.present,
+            "seconds": round(seconds, 3),
+            "rows_per_s": round(total / seconds) if seconds else 0,
+        }
+
+
+@dataclass(frozen=True)
+class _Keys:
+    """Distinct values of a foreign key; `rows` is a pyarrow.Table of texts, its columns named as the parent's."""
+
+    child: Table
+    columns: tuple[str, ...]
+    parent: str
+    parent_columns: tuple[str, ...]
+    rows: Any
+
+    def without(self, found: Sequence[int]) -> _Keys:
+        import pyarrow as pa  # noqa: PLC0415
+
+        gone = set(found)
+        left = [number for number in range(self.rows.num_rows) if number not in gone]
+        return dataclasses.replace(self, rows=self.rows.take(pa.array(left, pa.int64())))
+
+    def __str__(self) -> str:
+        row = self.rows.slice(0, 1).to_pylist()[0]
+        named = ", ".join(f"{name} = {value}" for name, value in row.items())
+        return f"{self.child.name} ({', '.join(self.columns)}) refers to {self.parent} with {named}"
+
+
+class Restorer:
+    """Puts batches back, by a session that commits every statement.
+
+    `sources` is where missing parents are looked for, newest first; with `dry_run` everything but the writing is done.
+    """
+
+    def __init__(
+        self, connection: Any, sources: Sequence[Source], tell: Callable[[Outcome], None], *, dry_run: bool = False
+    ) -> None:
+        self.connection = connection
+        self.sources = sources
+        self.tell = tell
+        self.dry_run = dry_run
+        self.outcome = Outcome()
+        # Families that other families refer to, and their roots that are put back (or would be): by table and root.
+        self._shared = {
+            source.manifest.table(reference.parent).family
+            for source in sources
+            for table in source.manifest.tables
+            for reference in table.references
+            if any(parent.name == reference.parent for parent in source.manifest.tables)
+        } - {RUNS}
+        self._done: set[tuple[str, str]] = set()
+        names = {table.name for source in sources for table in source.manifest.tables}
+        self.live = live.schema(connection, names)
+        self.sequences = live.sequences(connection, names)
+
+    def archive(self, source: Source) -> None:
+        """Put a whole archive back; nothing is changed if one of its runs cannot go back."""
+        self._refuse_misfits(source, source.manifest.tables)
+        for batch in source.batches:
+            if batch.family == RUNS:
+                rows = source.rows(batch, RUNS)
+                self._present(source, batch, rows)
+                self._refuse_unknown_numbers({RUNS: rows})
+        for batch in source.in_order():
+            self.batch(source, batch, None)
+
+    def analyze(self) -> None:
+        """Give the planner figures of the tables that grew; the server's own turn may be a minute away."""
+        for name, rows in self.outcome.rows.items():
+            if rows >= _ANALYZE_ROWS:
+                self.connection.execute(f"ANALYZE {_target(name)}")
+
+    def run(self, dag_id: str, run_id: str) -> None:
+        """Put one run back from the newest archive that has it; raise RestoreError if none has."""
+        from pyarrow import compute  # noqa: PLC0415 - hosts without an archive engine have none
+
+        for source in self.sources:
+            for batch in source.batches:
+                if batch.family != RUNS:
+                    continue
+                rows = source.rows(batch, RUNS)
+                wanted = compute.and_(
+                    compute.equal(rows.column("dag_id"), dag_id), compute.equal(rows.column("run_id"), run_id)
+                )
+                if roots := rows.filter(wanted).column(ROOT_COLUMN).to_pylist():
+                    self.batch(source, batch, set(roots))
+                    return
+        raise RestoreError(f"no archive has a run {run_id!r} of DAG {dag_id!r}; ops archive list shows what there is")
+
+    def batch(self, source: Source, batch: Batch, roots: set[str] | None) -> None:
+        """Put the rows of `roots` (all if None) of one batch back, after the parents that they need."""
+        found = _of(source.rows(batch, batch.family), roots)
+        present = self._present(source, batch, found)
+        wanted = set(found.column(ROOT_COLUMN).to_pylist()) - present
+        done = {root for family, root in self._done if family == batch.family}
+        wanted -= done
+        self.outcome.present += len(present - done)
+        if not wanted:
+            return
+        tables = [table for table in source.manifest.tables if any(file.table == table.name for file in batch.files)]
+        self._refuse_misfits(source, tables)
+        rows = {table.name: _of(source.rows(batch, table.name), wanted) for table in tables}
+        self._refuse_unknown_numbers(rows)
+        outside = list(_outside(tables, rows))
+        for keys in outside:
+            if (missing := self._missing(keys)).rows.num_rows:
+                self._fetch(missing)
+        if not self.dry_run:
+            self._write(tables, rows, outside)
+        for table in tables:
+            self.outcome.rows[table.name] = self.outcome.rows.get(table.name, 0) + rows[table.name].num_rows
+        if batch.family == RUNS:
+            self.outcome.runs += [int(root) for root in wanted]
+        if batch.family in self._shared:
+            self._done |= {(batch.family, root) for root in wanted}
+        self.tell(self.outcome)
+
+    def _write(self, tables: Sequence[Table], rows: dict[str, Any], outside: Sequence[_Keys]) -> None:
+        columns = {table.name: self._columns(table) for table in tables}
+        texts = (
+            (table.name, text) for table in tables for text in copy_text.chunks(rows[table.name], columns[table.name])
+        )
+        with self.connection.transaction(), self.connection.cursor() as cursor:
+            cursor.execute(_BEGIN)
+            for keys in outside:
+                self._lock(keys)
+            for name, parts in groupby(_ahead(texts), itemgetter(0)):
+                names = ", ".join(_quoted(column.name) for column in columns[name])
+                with cursor.copy(f"COPY {_target(name)} ({names}) FROM STDIN") as copy:
+                    for _, text in parts:
+                        copy.write(text)
+
+    def _columns(self, table: Table) -> list[Column]:
+        return [column for column in table.columns if not self.live[table.name][column.name].generated]
+
+    def _refuse_misfits(self, source: Source, tables: Iterable[Table]) -> None:
+        if lines := live.misfits(list(tables), self.live):
+            raise RestoreError(
+                f"archive {source.archive.archive_id} was taken at schema revision {source.manifest.schema_revision} "
+                f"and does not fit this database: {'; '.join(lines)}"
+            )
+
+    def _refuse_unknown_numbers(self, rows: dict[str, Any]) -> None:
+        from pyarrow import compute  # noqa: PLC0415
+
+        for table, found in rows.items():
+            for column, last in self.sequences.get(table, {}).items():
+                highest = compute.max(found.column(column)).as_py() or 0
+                if highest > last:
+                    raise RestoreError(
+                        f"{table}.{column} {highest} was never given out by this database: its sequence is at {last}, "
+                        "and a new row would collide with it; restore into the database that the archive is from"
+                    )
+
+    def _present(self, source: Source, batch: Batch, found: Any) -> set[str]:
+        """Return the roots that are in the database; raise RestoreError if another row has taken their place."""
+        table = source.manifest.table(batch.family)
+        join, values = _join(table, table.primary_key, found)
+        if batch.family != RUNS:
+            numbers = [number for (number,) in self.connection.execute(f"SELECT k.n {join}", values)]
+        else:
+            numbers = self._present_runs(table, found)
+        names = found.column(ROOT_COLUMN).to_pylist()
+        return {names[number - 1] for number in numbers}
+
+    def _present_runs(self, table: Table, found: Any) -> list[int]:
+        wanted = found.select(["id", "dag_id", "run_id"]).to_pylist()
+        numbers = []
+        for keys in (("id",), ("dag_id", "run_id")):
+            join, values = _join(table, keys, found)
+            for number, *here in self.connection.execute(f"SELECT k.n, p.id, p.dag_id, p.run_id {join}", values):
+                archived = wanted[number - 1]
+                if here != [archived["id"], archived["dag_id"], archived["run_id"]]:
+                    raise RestoreError(
+                        f"run {archived['run_id']!r} of DAG {archived['dag_id']!r} (id {archived['id']}) cannot go "
+                        f"back: the database has run {here[2]!r} of DAG {here[1]!r} (id {here[0]}); "
+                        "delete that one first, or restore the other runs one by one with --run"
+                    )
+                numbers.append(number)
+        return numbers
+
+    def _missing(self, keys: _Keys) -> _Keys:
+        join, values = _join(keys.child, keys.columns, keys.rows, keys.parent, keys.parent_columns)
+        found = [number - 1 for (number,) in self.connection.execute(f"SELECT k.n {join}", values)]
+        return keys.without(found)
+
+    def _fetch(self, missing: _Keys) -> None:
+        """Put back the parents from whichever archive has them."""
+        for source in self.sources:
+            for batch in source.batches:
+                if (parents := source.rows(batch, missing.parent)) is not None:
+                    roots, missing = _roots(parents, source.manifest.table(missing.parent), missing)
+                    if roots:
+                        self.batch(source, batch, roots)
+                    if not missing.rows.num_rows:
+                        return
+        raise RestoreError(f"{missing}, which neither the database nor an archive has any more")
+
+    def _lock(self, keys: _Keys) -> None:
+        """Keep the parents until the commit; one that went meanwhile is found here."""
+        join, values = _join(keys.child, keys.columns, keys.rows, keys.parent, keys.parent_columns)
+        found = [number - 1 for (number,) in self.connection.execute(f"SELECT k.n {join} FOR KEY SHARE OF p", values)]
+        if (missing := keys.without(found)).rows.num_rows:
+            raise RestoreError(f"{missing}, which was deleted meanwhile; type the command again")
+
+
+def _ahead(items: Iterator[T]) -> Iterator[T]:
+    """Give the items, each made while the one before is worked on: by Arrow here, while PostgreSQL takes rows in."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="text") as pool:
+        coming = pool.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = pool.submit(next, items, None)
+            yield item
+
+
+def _of(rows: Any, roots: set[str] | None) -> Any:
+    """Return the rows of these roots."""
+    import pyarrow as pa  # noqa: PLC0415
+    from pyarrow import compute  # noqa: PLC0415
+
+    if roots is None:
+        return rows
+    return rows.filter(compute.is_in(rows.column(ROOT_COLUMN), pa.array(sorted(roots), rows[ROOT_COLUMN].type)))
+
+
+def _outside(tables: Sequence[Table], rows: dict[str, Any]) -> Iterator[_Keys]:
+    """Give the foreign keys of the rows that none of the rows answers."""
+    by_name = {table.name: table for table in tables}
+    for table in tables:
+        for reference in table.references:
+            keys = _distinct(rows[table.name], table, reference.columns, reference.parent_columns)
+            if parent := by_name.get(reference.parent):
+                here = _distinct(rows[parent.name], parent, reference.parent_columns, reference.parent_columns)
+                keys = keys.join(here, list(reference.parent_columns), join_type="left anti")
+            if keys.num_rows:
+                yield _Keys(table, reference.columns, reference.parent, reference.parent_columns, keys)
+
+
+def _distinct(rows: Any, table: Table, columns: Sequence[str], names: Sequence[str]) -> Any:
+    """Return the distinct values of some columns as texts, under other names; a key with a NULL refers to nothing."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    types = {column.name: column for column in table.columns}
+    texts = [copy_text.texts(rows.column(column), types[column]) for column in columns]
+    return pa.table(texts, names=list(names)).drop_null().group_by(list(names)).aggregate([])
+
+
+def _roots(parents: Any, table: Table, missing: _Keys) -> tuple[set[str], _Keys]:
+    """Return the roots of the parents that are missing, and the keys that are not among them."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    types = {column.name: column for column in table.columns}
+    texts = [copy_text.texts(parents.column(name), types[name]) for name in missing.parent_columns]
+    names = list(missing.parent_columns)
+    named = pa.table([parents.column(ROOT_COLUMN), *texts], names=[ROOT_COLUMN, *names])
+    found = named.join(missing.rows, names, join_type="left semi")
+    left = missing.rows.join(named.select(names), names, join_type="left anti")
+    return set(found.column(ROOT_COLUMN).to_pylist()), dataclasses.replace(missing, rows=left)
+
+
+def _join(
+    table: Table, columns: Sequence[str], rows: Any, parent: str = "", parent_columns: Sequence[str] = ()
+) -> tuple[str, list[Any]]:
+    """Return the FROM clause that finds `rows` in the database as p, numbered from 1 as k.n, and its values."""
+    types = {column.name: column for column in table.columns}
+    names = parent_columns or columns
+    values = [
+        copy_text.texts(rows.column(name), types[column]).to_pylist()
+        for name, column in zip(names, columns, strict=True)
+    ]
+    lists = ", ".join(["%s::text[]"] * len(names))
+    aliases = ", ".join(f"c{number}" for number in range(len(names)))
+    matches = " AND ".join(
+        f"p.{_quoted(name)} = k.c{number}::{types[column].type}"
+        for number, (name, column) in enumerate(zip(names, columns, strict=True))
+    )
+    target = _target(parent or table.name)
+    return f"FROM unnest({lists}) WITH ORDINALITY AS k({aliases}, n) JOIN {target} p ON {matches}", values
+
+
+def _target(table: str) -> str:
+    return ".".join(_quoted(part) for part in table.split(".", 1))
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

@@ -1,0 +1,142 @@
+"""Makes files and database agree: of a batch that was exported, only what is really gone stays in the files."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import parquet
+
+from ops_agent.archive import export, reader
+from ops_agent.archive.manifest import (
+    CLOSED,
+    DONE,
+    ROOT_COLUMN,
+    RUNNING,
+    Archive,
+    ArchiveError,
+    Batch,
+    DataFile,
+    Manifest,
+    archives,
+    data_path,
+)
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    import psycopg
+
+    from ops_agent.archive.manifest import Table
+    from ops_agent.archive.statements import Statements
+    from ops_agent.archive.store import Store
+
+_KEYS_AT_ONCE = 5000
+
+
+def killed(store: Store) -> list[Archive]:
+    """Return the archives of vacuums that did not come to their end; to be asked with the lock held."""
+    return [archive for archive in archives(store) if _state(archive) == RUNNING]
+
+
+def archive(
+    found: Archive, connection: psycopg.Connection[Any], families: dict[str, Statements], now: datetime
+) -> Manifest:
+    """Settle every batch of an archive, remove files of none, and close it."""
+    manifest = found.manifest()
+    batches = list(found.batches())
+    for number, settled in enumerate(batches):
+        if settled.state != DONE:
+            if settled.family not in families:
+                raise ArchiveError(f"archive {found.archive_id}: family {settled.family} is unknown to this version")
+            gone = _gone(found, manifest, settled, connection, families[settled.family])
+            batches[number] = batch(found, manifest, settled, gone)
+    _remove_strays(found, batches)
+    closed = replace(manifest, state=CLOSED, finished_at=now.isoformat(), result=totals(batches, manifest))
+    found.write(closed)
+    return closed
+
+
+def batch(found: Archive, manifest: Manifest, exported: Batch, gone: set[str]) -> Batch:
+    """Leave in the files only what hangs off the roots that are `gone`, and call the batch done.
+
+    The new files get names of their own, the document names them, and only then the old ones go.
+    """
+    if len(gone) == exported.roots:
+        settled = replace(exported, state=DONE)
+        found.write(settled)
+        return settled
+    files = []
+    for file in exported.files:
+        kept = _filtered(reader.read(found, file, manifest.table(file.table)), gone)
+        if kept.num_rows:
+            files.append(_rewrite(found, manifest.table(file.table), exported.number, kept))
+    settled = replace(exported, state=DONE, roots=len(gone), files=tuple(files))
+    found.write(settled)
+    for file in exported.files:
+        found.store.remove(found.path(file.path))
+    return settled
+
+
+def totals(batches: list[Batch], manifest: Manifest) -> dict[str, Any]:
+    """Add up what the files of an archive hold, table by table."""
+    rows: dict[str, int] = {}
+    size: dict[str, int] = {}
+    for each in batches:
+        for file in each.files:
+            rows[file.table] = rows.get(file.table, 0) + file.rows
+            size[file.table] = size.get(file.table, 0) + file.bytes
+    return {
+        "archive_id": manifest.archive_id,
+        "tables": [
+            {"name": name, "archived": count, "deleted": count, "bytes": size[name]} for name, count in rows.items()
+        ],
+    }
+
+
+def _state(found: Archive) -> str:
+    try:
+        return found.manifest().state
+    except ArchiveError:
+        # No manifest yet: nothing was exported, so nothing was deleted; or one that this version cannot read.
+        return ""
+
+
+def _gone(
+    found: Archive, manifest: Manifest, exported: Batch, connection: psycopg.Connection[Any], statements: Statements
+) -> set[str]:
+    """Return the roots of a batch that the database does not have."""
+    file = next((file for file in exported.files if file.table == exported.family), None)
+    if file is None:
+        return set()
+    roots = reader.read(found, file, manifest.table(file.table)).column(ROOT_COLUMN).to_pylist()
+    present: set[str] = set()
+    for start in range(0, len(roots), _KEYS_AT_ONCE):
+        parameters = {"roots": roots[start : start + _KEYS_AT_ONCE]}
+        present |= {key for (key,) in connection.execute(statements.existing(), parameters)}
+    return set(roots) - present
+
+
+def _filtered(rows: pa.Table, roots: set[str]) -> pa.Table:
+    return rows.filter(pc.is_in(rows.column(ROOT_COLUMN), pa.array(sorted(roots), pa.string())))
+
+
+def _rewrite(found: Archive, table: Table, number: int, rows: pa.Table) -> DataFile:
+    path = data_path(table.name, number, revision=1)
+    with found.store.staged(found.path(path)) as staged:
+        parquet.write_table(rows, staged, compression="zstd", compression_level=3, store_schema=False)
+        found.store.publish(staged, found.path(path))
+    content = found.store.read(found.path(path))
+    written = export.data_file(table.name, path, rows.num_rows, content)
+    if not parquet.read_table(pa.BufferReader(content)).combine_chunks().equals(rows.combine_chunks()):
+        raise ArchiveError(f"archive {found.archive_id}: {path} cannot be read back as it was written")
+    return written
+
+
+def _remove_strays(found: Archive, batches: list[Batch]) -> None:
+    named = {found.path(file.path) for each in batches for file in each.files}
+    for path in found.store.list(found.path("data")):
+        if path not in named:
+            found.store.remove(path)

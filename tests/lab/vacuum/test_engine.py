@@ -1,0 +1,404 @@
+"""Stories of one vacuum, against a real PostgreSQL 17 with Airflow's schema."""
+
+import multiprocessing
+import signal
+import subprocess
+import threading
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from ops_agent.archive import delete, engine, lock, manifest, policy, session, verify
+from ops_agent.archive.export import Writer
+from ops_agent.archive.lock import HeldError
+from ops_agent.archive.manifest import ArchiveError
+from ops_agent.archive.pace import Length
+from ops_agent.archive.policy import Policy
+from ops_agent.archive.store import Directory, ObjectStore
+from tests.lab.vacuum import driver
+from tests.lab.vacuum.cluster import Cluster, archived, orphans, rows, together
+from tests.lab.vacuum.conftest import Vacuum
+from tests.lab.vacuum.history import History, Run, Task, ago
+
+EVERYTHING = Task(extras=frozenset({"xcom", "rendered", "map", "reschedule", "note", "hitl", "history"}))
+FULL = Run(tasks=(EVERYTHING, Task()), callback="success", extras=frozenset({"note", "asset", "partition", "store"}))
+
+
+PICK = "SELECT id FROM dag_run WHERE state = 'success' LIMIT 20 FOR UPDATE SKIP LOCKED"
+BUSY = "UPDATE dag_run SET last_scheduling_decision = now() WHERE end_date > now() - interval '30 d'"
+
+
+def runs(connection: psycopg.Connection[Any]) -> set[int]:
+    return {found for (found,) in connection.execute("SELECT id FROM dag_run")}
+
+
+def fill(history: History, count: int = 6, **changes: Any) -> list[int]:
+    """Write old runs with everything that can hang off a run, and a new one."""
+    history.dag("etl")
+    run = Run(**{**vars(FULL), **changes})
+    old = [history.run(Run(**{**vars(run), "logical": 300 - number})) for number in range(count)]
+    history.run(Run(ended=1, logical=2))
+    for table, column in (("log", "dttm"), ("job", "latest_heartbeat"), ("import_error", "timestamp")):
+        for days in (1, 89.9, 90.1, 400):
+            history.add(table, **{column: ago(days)})
+    history.add("job", latest_heartbeat=ago(400), state="running")
+    history.add("session", session_id="s", data=b"\x00\xff", expiry=ago(400).replace(tzinfo=None))
+    history.add("celery.celery_taskmeta", id=1, task_id="a", result=b"\\x", date_done=ago(400).replace(tzinfo=None))
+    history.add("celery.celery_taskmeta", id=2, task_id="b", date_done=ago(1).replace(tzinfo=None))
+    return old
+
+
+def test_old_runs_with_all_that_hangs_off_them_are_moved(
+    history: History, admin: psycopg.Connection[Any], vacuum: Vacuum, store: Directory
+) -> None:
+    old = fill(history)
+    before = rows(admin)
+    result = vacuum()
+    assert not runs(admin) & set(old)
+    assert together(rows(admin), archived(store, admin)) == before
+    assert orphans(admin) == []
+    assert all(table["archived"] == table["deleted"] for table in result["tables"])
+    moved = {table["name"] for table in result["tables"] if table["deleted"]}
+    assert moved >= {"public.callback", "public.hitl_detail_history", "public.partitioned_asset_key_log"}
+    assert [archive.manifest().state for archive in manifest.archives(store)] == ["complete"]
+    assert verify.verify(manifest.archives(store)[0]).problems == []
+    assert admin.execute("SELECT count(*) FROM log").fetchone() == (2,)
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        Run(state="running", ended=None),
+        Run(state="queued", ended=None),
+        Run(ended=89.9),
+        Run(tasks=(Task("running"),)),
+        Run(tasks=(Task("deferred"), Task())),
+        Run(kind="backfill", backfill="unfinished"),
+        Run(callback="running"),
+    ],
+    ids=["running", "queued", "young", "task running", "task deferred", "backfill", "callback"],
+)
+def test_run_that_is_not_over_stays_with_all_its_rows(
+    kept: Run, history: History, admin: psycopg.Connection[Any], vacuum: Vacuum
+) -> None:
+    history.dag("etl")
+    gone = history.run(FULL)
+    # Later by logical date, so that the one before it is not kept for its sake.
+    found = history.run(Run(**{**vars(kept), "logical": 50, "dag": "other"}))
+    history.run(Run(ended=1, logical=2))
+    history.run(Run(ended=1, logical=2, dag="other"))
+    before = rows(admin)
+    vacuum()
+    assert found in runs(admin)
+    assert gone not in runs(admin)
+    after = rows(admin)
+    of_other = {table: {row for row in texts if "other" in row} for table, texts in before.items()}
+    assert all(of_other[table] <= set(after[table]) for table in of_other if of_other[table])
+
+
+def test_run_before_an_unfinished_one_stays(history: History, admin: psycopg.Connection[Any], vacuum: Vacuum) -> None:
+    history.dag("etl")
+    first, previous = history.run(Run(logical=300)), history.run(Run(logical=200))
+    history.run(Run(logical=150, state="running", ended=None))
+    history.run(Run(logical=1, ended=1))
+    vacuum()
+    assert previous in runs(admin)
+    assert first not in runs(admin)
+
+
+def test_newest_runs_stay_however_old(history: History, admin: psycopg.Connection[Any], vacuum: Vacuum) -> None:
+    history.dag("etl")
+    found = [history.run(Run(ended=500 - number, logical=501 - number, dag="etl")) for number in range(5)]
+    triggered = [
+        history.run(Run(ended=500 - number, logical=None, kind="manual", dag="by_hand")) for number in range(3)
+    ]
+    vacuum(policy=Policy(timedelta(days=90), keep_last=2))
+    assert runs(admin) == {*found[-2:], *triggered[-2:]}
+
+
+def test_policy_decides_by_dag_tag_and_state(history: History, admin: psycopg.Connection[Any], vacuum: Vacuum) -> None:
+    kept = []
+    for dag in ("etl", "finance", "audited"):
+        history.dag(dag)
+        failed = history.run(Run(dag=dag, logical=300, state="failed"))
+        succeeded = history.run(Run(dag=dag, logical=200))
+        kept.append(history.run(Run(dag=dag, logical=2, ended=1)))
+        kept += {"etl": [failed], "finance": [failed, succeeded], "audited": [failed, succeeded]}[dag]
+    history.add("dag_tag", dag_id="audited", name="audit")
+    document = {
+        "retention": "30d",
+        "dags": [
+            {"dag": "fin*", "retention": "never"},
+            {"tag": "audit", "retention": "200d"},
+            {"state": "failed", "retention": "300d"},
+        ],
+    }
+    vacuum(policy=policy.parse(document, []))
+    assert runs(admin) == set(kept)
+
+
+def test_unknown_child_table_is_refused_by_name(
+    history: History, admin: psycopg.Connection[Any], vacuum: Vacuum, store: Directory
+) -> None:
+    fill(history)
+    admin.execute("CREATE TABLE task_mood (ti_id uuid REFERENCES task_instance (id), mood text)")
+    before = rows(admin)
+    with pytest.raises(ArchiveError, match=r"public\.task_mood refers to public\.task_instance"):
+        vacuum()
+    assert rows(admin) == before
+    assert manifest.archives(store) == []
+
+
+def test_child_table_that_appears_meanwhile_is_refused(
+    history: History, admin: psycopg.Connection[Any], vacuum: Vacuum, monkeypatch: pytest.MonkeyPatch, store: Directory
+) -> None:
+    fill(history)
+    before = rows(admin)
+    prove = Writer.check
+
+    def migrate(writer: Writer, content: bytes, last: Any) -> None:
+        prove(writer, content, last)
+        admin.execute("CREATE TABLE IF NOT EXISTS task_mood (ti_id uuid REFERENCES task_instance (id), mood text)")
+
+    monkeypatch.setattr(Writer, "check", migrate)
+    with pytest.raises(ArchiveError, match="schema of the database changed"):
+        vacuum()
+    assert together(rows(admin), archived(store, admin)) == before
+
+
+def test_run_that_is_cleared_after_its_export_stays(
+    history: History, admin: psycopg.Connection[Any], vacuum: Vacuum, monkeypatch: pytest.MonkeyPatch, store: Directory
+) -> None:
+    old = fill(history)
+    monkeypatch.setattr(engine, "Length", lambda **_: engine_length(1))
+    prove = delete.Deleter.delete
+
+    def clear(deleter: Any, slice_: Any, *, durable: bool) -> Any:
+        if str(old[2]) in slice_.roots:
+            admin.execute("UPDATE dag_run SET state = 'queued' WHERE id = %s", [old[2]])
+        if str(old[4]) in slice_.roots:
+            admin.execute("UPDATE xcom SET value = '1' WHERE dag_run_id = %s", [old[4]])
+        return prove(deleter, slice_, durable=durable)
+
+    monkeypatch.setattr(delete.Deleter, "delete", clear)
+    vacuum(tables=("public.dag_run",))
+    assert {old[2], old[4]} <= runs(admin)
+    assert old[0] not in runs(admin)
+    kept = rows(admin)
+    held = archived(store, admin)
+    assert not any(kept[table] & held.get(table, {}) for table in kept if table in held)
+    assert orphans(admin) == []
+
+
+def engine_length(size: int) -> Any:
+    return Length(size=size, largest=size, smallest=size)
+
+
+def test_row_that_somebody_holds_is_left_and_nobody_waits_for_the_vacuum(
+    cluster: Cluster, database: str, history: History, admin: psycopg.Connection[Any], vacuum: Vacuum, store: Directory
+) -> None:
+    old = fill(history)
+    before = rows(admin)
+    with cluster.connect(database) as other:
+        with other.transaction():
+            other.execute("SELECT 1 FROM dag_run WHERE id = %s FOR UPDATE", [old[0]])
+            result = vacuum()
+        assert result["skipped"] >= 1
+    assert old[0] in runs(admin)
+    assert together(rows(admin), archived(store, admin)) == before
+
+
+def test_one_vacuum_at_a_time_and_its_holder_is_named(
+    cluster: Cluster, database: str, history: History, vacuum: Vacuum
+) -> None:
+    fill(history)
+    with (
+        session.connect(cluster.dsn(database), "deletes") as first,
+        lock.hold(first, "vacuum by ada@control"),
+        pytest.raises(HeldError, match="vacuum by ada@control"),
+    ):
+        vacuum()
+    assert vacuum()["archive_id"]
+
+
+def test_plan_counts_and_changes_nothing(
+    cluster: Cluster, database: str, history: History, admin: psycopg.Connection[Any], vacuum: Vacuum, store: Directory
+) -> None:
+    fill(history)
+    before = rows(admin)
+    request = engine.Request(Policy(timedelta(days=90)), "a test")
+    plan = engine.Vacuum(cluster.dsn(database), store, request, lambda _: None).plan()
+    assert rows(admin) == before
+    assert manifest.archives(store) == []
+    result = vacuum()
+    planned = {table["name"]: table["rows"] for table in plan["tables"] if table["rows"]}
+    # Asset events are free once the runs that consumed them are gone: the plan cannot see that yet.
+    assert planned == {
+        table["name"]: table["deleted"]
+        for table in result["tables"]
+        if table["deleted"] and table["name"] != "public.asset_event"
+    }
+
+
+def test_out_of_time_stops_early_and_the_next_one_goes_on(
+    history: History, admin: psycopg.Connection[Any], vacuum: Vacuum, store: Directory
+) -> None:
+    fill(history)
+    before = rows(admin)
+    assert vacuum(max_seconds=0)["stopped_early"]
+    assert rows(admin) == before
+    assert not vacuum()["stopped_early"]
+    assert together(rows(admin), archived(store, admin)) == before
+
+
+def test_without_archive_rows_are_just_deleted(
+    cluster: Cluster, database: str, history: History, admin: psycopg.Connection[Any]
+) -> None:
+    old = fill(history)
+    request = engine.Request(Policy(timedelta(days=90)), "a test", gentle=False)
+    result = engine.Vacuum(cluster.dsn(database), None, request, lambda _: None).run()
+    assert not runs(admin) & set(old)
+    assert result["archive_id"] is None
+    assert orphans(admin) == []
+
+
+def test_object_store_holds_the_same(
+    cluster: Cluster, database: str, history: History, admin: psycopg.Connection[Any]
+) -> None:
+    fill(history)
+    before = rows(admin)
+    store = ObjectStore(f"memory://{database}/archives")
+    request = engine.Request(Policy(timedelta(days=90)), "a test", gentle=False)
+    engine.Vacuum(cluster.dsn(database), store, request, lambda _: None).run()
+    assert together(rows(admin), archived(store, admin)) == before
+
+
+def test_file_that_is_not_what_was_written_deletes_nothing(
+    history: History, admin: psycopg.Connection[Any], vacuum: Vacuum, monkeypatch: pytest.MonkeyPatch, store: Directory
+) -> None:
+    fill(history)
+    before = rows(admin)
+    read = Directory.read
+    monkeypatch.setattr(
+        Directory, "read", lambda self, path: read(self, path)[:-9] if path.endswith("parquet") else read(self, path)
+    )
+    with pytest.raises(ArchiveError, match="cannot be read back"):
+        vacuum()
+    monkeypatch.undo()
+    assert rows(admin) == before
+    assert vacuum()["resumed"] is False
+    assert together(rows(admin), archived(store, admin)) == before
+
+
+def test_scheduler_that_works_on_the_same_tables_never_waits_long(
+    cluster: Cluster, database: str, history: History, admin: psycopg.Connection[Any], vacuum: Vacuum
+) -> None:
+    fill(history, count=60)
+    stop, slowest, failures = threading.Event(), [0.0], []
+
+    def schedule() -> None:
+        with cluster.connect(database) as session:
+            session.execute("SET lock_timeout = '2s'")
+            while not stop.is_set():
+                started = time.monotonic()
+                try:
+                    with session.transaction():
+                        session.execute(PICK)
+                        session.execute(BUSY)
+                except psycopg.Error as error:
+                    failures.append(error)
+                slowest[0] = max(slowest[0], time.monotonic() - started)
+
+    thread = threading.Thread(target=schedule)
+    thread.start()
+    try:
+        vacuum()
+    finally:
+        stop.set()
+        thread.join()
+    assert failures == []
+    assert slowest[0] < 2
+    assert orphans(admin) == []
+
+
+def test_full_disk_loses_nothing(
+    cluster: Cluster, database: str, history: History, admin: psycopg.Connection[Any], tmp_path: Path
+) -> None:
+    fill(history, count=40)
+    before = rows(admin)
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=120k", "tmpfs", str(volume)], check=True)
+    try:
+        store = Directory(volume)
+        request = engine.Request(Policy(timedelta(days=90)), "a test", gentle=False)
+        with pytest.raises(OSError, match="No space left"):
+            engine.Vacuum(cluster.dsn(database), store, request, lambda _: None).run()
+        subprocess.run(["mount", "-o", "remount,size=20m", str(volume)], check=True)
+        engine.Vacuum(cluster.dsn(database), store, request, lambda _: None).run()
+        assert together(rows(admin), archived(store, admin)) == before
+    finally:
+        subprocess.run(["umount", str(volume)], check=True)
+
+
+def test_kill_at_any_step_loses_nothing_and_leaves_nothing_twice(
+    cluster: Cluster, database: str, history: History, admin: psycopg.Connection[Any], vacuum: Vacuum, store: Directory
+) -> None:
+    """After each kill the next vacuum goes on; every row is in one place, at every step there is."""
+    fill(history, count=3)
+    everything = rows(admin)
+    fork = multiprocessing.get_context("fork")
+    for step in range(1, 400):
+        fill_again(history)
+        before = rows(admin)
+        held = archived(store, admin)
+        child = fork.Process(target=driver.run, args=(cluster.dsn(database), store.root, step))
+        child.start()
+        child.join()
+        if child.exitcode == 0:
+            break
+        assert child.exitcode == -signal.SIGKILL, f"step {step}"
+        kept = rows(admin)
+        vacuum()
+        assert together(rows(admin), archived(store, admin)) == together(before, held), f"killed at step {step}"
+        assert all(kept.get(table, {}) <= before[table] for table in kept)
+    assert step > 30
+    assert everything
+    assert all(archive.manifest().state != "running" for archive in manifest.archives(store))
+
+
+def fill_again(history: History) -> None:
+    history.run(Run(**{**vars(FULL), "logical": 1000 + history.serial}))
+    history.add("log", dttm=ago(500), extra=str(history.serial))
+
+
+def test_postgres_that_dies_in_the_middle_loses_nothing(
+    cluster: Cluster, database: str, history: History, vacuum: Vacuum, monkeypatch: pytest.MonkeyPatch, store: Directory
+) -> None:
+    fill(history)
+    with cluster.connect(database) as connection:
+        before = rows(connection)
+    remove = delete.Deleter._delete
+    monkeypatch.setattr(engine, "Length", lambda **_: engine_length(1))
+    deleted = 0
+
+    def crash(deleter: Any, slice_: Any) -> Any:
+        nonlocal deleted
+        found = remove(deleter, slice_)
+        deleted += 1
+        if deleted == 3:
+            cluster.crash()
+        return found
+
+    monkeypatch.setattr(delete.Deleter, "_delete", crash)
+    with pytest.raises(psycopg.OperationalError):
+        vacuum()
+    monkeypatch.undo()
+    assert vacuum()["resumed"]
+    with cluster.connect(database) as connection:
+        assert together(rows(connection), archived(store, connection)) == before
+        assert orphans(connection) == []
