@@ -28,7 +28,8 @@ INSERT INTO dag_run (dag_id, queued_at, logical_date, start_date, end_date, stat
   data_interval_start, data_interval_end, run_after, last_scheduling_decision, log_template_id, created_at, updated_at,
   clear_number, context_carrier, span_status, created_dag_version_id)
 SELECT d.dag_id, t, t, t + interval '2 s', t + interval '10 min' + random() * interval '20 min',
-  CASE WHEN random() < 0.05 THEN 'failed' ELSE 'success' END, 'scheduled__' || to_char(t, 'YYYY-MM-DD"T"HH24:MI:SS+00:00'),
+  CASE WHEN random() < 0.05 THEN 'failed' ELSE 'success' END,
+  'scheduled__' || to_char(t, 'YYYY-MM-DD"T"HH24:MI:SS+00:00'),
   'scheduled', 'timetable', '{}', t - interval '1 hour', t, t, t + interval '20 min', 1, t, t + interval '20 min', 0,
   '{"__var": {}, "__type": "dict"}', 'ended', v.id
 FROM generate_series(0, %(runs)s - 1) AS n
@@ -51,11 +52,13 @@ SELECT (lpad(to_hex((extract(epoch FROM s) * 1000)::bigint), 12, '0') || '7' || 
   '\\x80057d942e', s + d * interval '1 s', '{"__var": {}, "__type": "dict"}', 'ended',
   gen_random_uuid()::text, 'task_' || k, r.created_dag_version_id
 FROM dag_run AS r CROSS JOIN generate_series(0, %(tasks)s - 1) AS k
-CROSS JOIN LATERAL (SELECT r.start_date + k * interval '1 min' AS s, round((random() * 50)::numeric, 6)::float AS d) AS t
+CROSS JOIN LATERAL (
+  SELECT r.start_date + k * interval '1 min' AS s, round((random() * 50)::numeric, 6)::float AS d
+) AS t
 ORDER BY r.id, k""",
     """
-INSERT INTO task_instance_history (task_instance_id, task_id, dag_id, run_id, map_index, try_number, start_date, end_date,
-  duration, state, max_tries, hostname, unixname, pool, pool_slots, queue, priority_weight, operator, queued_dttm,
+INSERT INTO task_instance_history (task_instance_id, task_id, dag_id, run_id, map_index, try_number, start_date,
+  end_date, duration, state, max_tries, hostname, unixname, pool, pool_slots, queue, priority_weight, operator, queued_dttm,
   scheduled_dttm, pid, executor_config, updated_at, context_carrier, span_status, task_display_name, dag_version_id)
 SELECT gen_random_uuid(), task_id, dag_id, run_id, map_index, 1, start_date - interval '30 s', start_date, 30, 'failed',
   max_tries, hostname, unixname, pool, pool_slots, queue, priority_weight, operator, queued_dttm, scheduled_dttm, pid,

@@ -32,10 +32,10 @@ def old_run(host: Machine, fleet: Fleet, wait_until: Callable[..., Any]) -> Iter
         path = f"/dags/{DAG}/dagRuns/{run_id}"
         wait_until(lambda path=path: fleet.call("GET", path)["state"] == "success", deadline=120, what=path)
     older = ", ".join(f"{name} = {name} - interval '1 year'" for name in ("start_date", "end_date", "run_after"))
-    superuser(host, f"UPDATE dag_run SET {older} WHERE run_id = '{ids[0]}'")  # noqa: S608
+    superuser(host, f"UPDATE dag_run SET {older} WHERE run_id = '{ids[0]}'")
     yield ids[0]
     for run_id in ids:
-        superuser(host, f"DELETE FROM dag_run WHERE run_id = '{run_id}'")  # noqa: S608
+        superuser(host, f"DELETE FROM dag_run WHERE run_id = '{run_id}'")
 
 
 def seen(fleet: Fleet, run_id: str) -> tuple[Any, Any]:
@@ -61,7 +61,7 @@ def test_run_leaves_is_read_from_the_archive_and_comes_back_into_the_ui(
     gone = fleet.session.get(f"{fleet.base_url}/api/v2/dags/{DAG}/dagRuns/{old_run}", timeout=30)
     assert gone.status_code == 404
 
-    sql = f"SELECT task_id FROM task_instance WHERE run_id = '{old_run}' ORDER BY task_id"  # noqa: S608
+    sql = f"SELECT task_id FROM task_instance WHERE run_id = '{old_run}' ORDER BY task_id"
     rows = ops("archive", "query", sql, "--archive", archive_id, "--format", "json")
     assert [json.loads(line)["task_id"] for line in rows.stdout.splitlines()] == [each["task_id"] for each in before[1]]
     assert ops("archive", "verify", archive_id).code == 0
@@ -87,7 +87,7 @@ def test_dry_run_counts_and_changes_nothing(host: Machine, ops: Ops, old_run: st
     answer = ops("vacuum", "--older-than", "300d", "--dag", DAG, "--dry-run", "--format", "json")
     assert answer.code == 0, answer.stderr
     assert {table["name"]: table["rows"] for table in answer.json()["tables"]}["public.dag_run"] >= 1
-    assert superuser(host, f"SELECT count(*) FROM dag_run WHERE run_id = '{old_run}'") == ["1"]  # noqa: S608
+    assert superuser(host, f"SELECT count(*) FROM dag_run WHERE run_id = '{old_run}'") == ["1"]
 
 
 def test_altered_archive_is_refused(host: Machine, ops: Ops, old_run: str) -> None:
