@@ -52,10 +52,14 @@ test-config: lab-up ## every rendered file through its own checker, which the la
 test-lab: .venv/.locked ## the lab that `make lab` left, proved by testinfra
 	pytest -q tests/lab
 
+test-chaos: .venv/.locked ## the scheduler's failure stories on the running lab, about 20 minutes
+	timeout --signal INT 1800 pytest -q tests/chaos
+
 test-bench: lab ## the figures the README quotes, but for the lab's own build time
 	python -m tests.bench.memory
 	python -m tests.bench.chain_hop
 	python -m tests.bench.converge
+	python -m tests.bench.failover
 
 bench-lab: .venv/.locked ## time `make lab` from nothing and with caches; removes the lab and its caches
 	python -m tests.bench.lab
