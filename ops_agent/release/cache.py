@@ -123,7 +123,7 @@ class Cache:
                 remove(work)
                 work.mkdir(mode=0o750)
                 _copy(share / "releases" / release_id, work)
-                durable.sync_tree(work)
+                durable.sync_filesystem(work)
                 remove(self.path(release_id))
                 work.rename(self.path(release_id))
                 durable.sync(self.root)

@@ -131,9 +131,8 @@ class Store:
                     remove(work)
 
     def _appear(self, work: Path, manifest: Manifest) -> Manifest:
-        (work / NAME).write_text(manifest.to_json(), encoding="utf-8")
-        (work / NAME).chmod(0o644)
-        durable.sync_tree(work)
+        durable.replace_text(work / NAME, manifest.to_json())
+        durable.sync_directories(work)
         work.rename(self.releases / manifest.id)
         durable.sync(self.releases)
         return manifest

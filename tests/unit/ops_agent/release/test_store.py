@@ -180,7 +180,7 @@ def test_share_that_takes_no_more_is_named_and_nothing_is_left(
     def full(_: Path) -> None:
         raise OSError(code, "refused")
 
-    monkeypatch.setattr(durable, "sync_tree", full)
+    monkeypatch.setattr(durable, "sync_directories", full)
     with pytest.raises(ReleaseError, match=words):
         store.publish(stream(write(tmp_path / "tree", {"a.py": "1"})))
     assert empty(store)
