@@ -118,7 +118,7 @@ class _Job:
         """Validate and compare; return whether there is anything to deploy."""
         self.steps.now("asking what serves now")
         self.before = self.hosts.health(_HOUR_SECONDS)
-        current = self.hosts.list()["current"]
+        current = self.hosts.all()["current"]
         self.old = self.hosts.show(current) if current else {}
         self.done.result.previous = current
         if self.old.get("digest") == packed.digest:

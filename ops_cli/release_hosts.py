@@ -114,7 +114,7 @@ class ReleaseHosts:
         """Return pools, parse times and how tasks ended in the last `since_seconds` and in the hour before."""
         return self._anywhere(f"dag-health --since {since_seconds:.0f}")
 
-    def list(self) -> dict[str, Any]:
+    def all(self) -> dict[str, Any]:
         """Return all releases, the newest first."""
         return self._release("list")
 
