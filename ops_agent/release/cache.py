@@ -31,7 +31,6 @@ from ops_agent.release.manifest import (
     refuse_id,
     refuse_links,
 )
-from ops_agent.release.store import remove
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -122,18 +121,18 @@ class Cache:
                 return False
             work = self.root / f"{_NEW}{release_id}"
             try:
-                remove(work)
+                durable.remove(work)
                 work.mkdir(mode=0o750)
                 _copy(share / "releases" / release_id, work, self._contents())
                 durable.sync_filesystem(work)
-                remove(self.path(release_id))
+                durable.remove(self.path(release_id))
                 work.rename(self.path(release_id))
                 durable.sync(self.root)
             except OSError as error:
                 raise ReleaseError(f"release {release_id} cannot be copied to {self.root}: {error}") from error
             finally:
                 with suppress(OSError):
-                    remove(work)
+                    durable.remove(work)
         return True
 
     def _contents(self) -> dict[str, Path]:
@@ -165,9 +164,9 @@ class Cache:
             if not (copying and using):
                 return False
             grave = self.root / f".old-{release_id}"
-            remove(grave)
+            durable.remove(grave)
             self.path(release_id).rename(grave)
-            remove(grave)
+            durable.remove(grave)
             use.unlink()
             copy.unlink()
         return True
