@@ -43,7 +43,7 @@ class RolledBackError(OpsError):
 
 @dataclass
 class Result:
-    """What a rollout did; seconds are of each step, `visible_seconds` and `verified_seconds` from the flip."""
+    """What a rollout did; seconds are of each step, `visible_seconds` and `verified_seconds` since the flip began."""
 
     release: str
     previous: str | None = None
@@ -106,10 +106,9 @@ class Rollout:
         self.say("flipping")
         try:
             self.hosts.flip(result.release)
-            flipped = self.clock()
-            result.flipped_seconds = flipped - started
+            result.flipped_seconds = self.clock() - started
             self.say("verifying that every DAG is served from it")
-            self._verify(result, expected, flipped)
+            self._verify(result, expected, started)
             if watch:
                 watch.run(self.hosts, self.say, self.clock, self.sleep)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the old release must serve

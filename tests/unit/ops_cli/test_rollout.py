@@ -76,8 +76,8 @@ def test_release_serves_and_says_when() -> None:
     fleet = Fleet()
     result = serve(fleet)
     assert (fleet.flips, result.rolled_back) == ([NEW], False)
-    assert result.visible_seconds == pytest.approx(2.0)
-    assert result.verified_seconds == pytest.approx(2.0)
+    assert result.visible_seconds == pytest.approx(2.0, abs=0.2)
+    assert result.verified_seconds == pytest.approx(2.0, abs=0.2)
 
 
 def test_dags_that_did_not_change_are_adopted_once_a_dag_processor_follows() -> None:
@@ -95,7 +95,7 @@ def test_dags_that_did_not_change_are_adopted_once_a_dag_processor_follows() -> 
     fleet.answer = answer
     result = serve(fleet)
     assert fleet.adopted == [NEW]
-    assert result.verified_seconds == pytest.approx(2.0)
+    assert result.verified_seconds == pytest.approx(2.0, abs=0.2)
 
 
 def test_many_dags_may_take_long_as_long_as_there_are_fewer_and_fewer() -> None:
@@ -119,7 +119,7 @@ def test_release_without_the_gate_is_verified_by_what_the_dag_processor_follows(
     fleet.answer = lambda release: served(release) | {"dags": [{"dag_id": "gone", "release": "x", "file": "gone.py"}]}
     result = Result(NEW, OLD)
     rollout(fleet).serve(result, Expected(frozenset()), Expected(DAGS))
-    assert result.verified_seconds == pytest.approx(2.0)
+    assert result.verified_seconds == pytest.approx(2.0, abs=0.2)
 
 
 def test_broken_dag_takes_the_release_back_and_is_named() -> None:
