@@ -42,7 +42,7 @@ def step(said: Mapping[str, Any]) -> str:
     """Return what to tell about one step of a change, if anything."""
     match said:
         case {"event": "ended", "host": str(host)}:
-            return f"{host} schedules no longer"
+            return f"{host} holds the lease no longer"
         case {"event": "taken", "host": host, "epoch": epoch}:
             return f"{host} has taken the lease, epoch {epoch}"
         case {"event": "fenced", "proved": True}:

@@ -1,4 +1,4 @@
-"""Writes docs/reference/cli.md from the commands themselves: `python -m ops_cli.reference > docs/reference/cli.md`."""
+"""Writes docs/reference/cli.md from the commands themselves: `make reference`."""
 
 import inspect
 import sys

@@ -187,6 +187,8 @@ def decide(seen: Situation, to: str | None = None, *, force: bool = False) -> Pl
     """Return the one change that `ops failover` may make now. Raises RefusedError, and UsageError for `to`."""
     lease, holder = seen.lease, seen.holder
     epoch = int(lease["epoch"])
+    if holder and not lease["fenced"] and lease["held_s"] < _FENCING_SECONDS:
+        raise RefusedError(f"{holder} is just taking over, in epoch {epoch}; type: ops status --env {seen.env}")
     if holder and not lease["fenced"] and to in {None, holder}:
         return _finish(seen, holder, epoch, force=force)
     if holder and to == holder:
@@ -203,13 +205,11 @@ def decide(seen: Situation, to: str | None = None, *, force: bool = False) -> Pl
 def _finish(seen: Situation, holder: str, epoch: int, *, force: bool) -> Plan:
     """Plan for a holder that has not proved the others fenced: it starts no scheduler before."""
     old = seen.lease["previous"]
-    if seen.lease["held_s"] < _FENCING_SECONDS:
-        raise RefusedError(f"{holder} is just taking over, in epoch {epoch}; type: ops status --env {seen.env}")
     if not force:
         left = sum(host.row.get("sessions") or 0 for host in seen.schedulers)
         raise RefusedError(
-            f"{holder} holds the lease and starts no scheduler: it is not proved that {old} is fenced, because {left} "
-            f"sessions of it do not end. End them on the database host; or, to start without the proof, "
+            f"{holder} holds the lease and starts no scheduler: it is not proved that {old} is fenced (sessions that "
+            f"do not end: {left}). End them on the database host; or, to start without the proof, "
             f"type: ops failover --env {seen.env} --to {holder} --force"
         )
     return Plan("waive", old, holder, epoch - 1, epoch, "the fence is not proved", force)

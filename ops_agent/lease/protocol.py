@@ -267,8 +267,8 @@ class Protocol:
             case Verb.READMIT:
                 self._readmit = False
                 self._next_call = self._now + self.timing.poll
-        if self._notified:
-            # It came while the call was under way, whose answer may be the older of the two.
+        if self._notified or self._give_back:
+            # What came while the call was under way counts: its answer may be the older of the two.
             self._next_call = self._now
 
     def _acquire_answered(self, answer: Mapping[str, Any]) -> None:

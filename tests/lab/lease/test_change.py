@@ -85,9 +85,9 @@ def test_forced_failover_from_a_frozen_holder_proves_the_fence(
     )  # fmt: skip
     # Long before the lease would have expired.
     assert found["pause_s"] < 4
-    assert cluster.admin(
-        f"SELECT admitted, writes, sessions FROM ops.lease_status WHERE host = '{active.host}'"
-    ) == [(False, False, 0)]
+    assert cluster.admin(f"SELECT admitted, writes, sessions FROM ops.lease_status WHERE host = '{active.host}'") == [
+        (False, False, 0)
+    ]
 
 
 @pytest.fixture

@@ -121,9 +121,10 @@ def test_hand_over_that_is_under_way_is_not_asked_for_twice() -> None:
         switchover.decide(seen(hand_over_to="sched2"))
 
 
-def test_take_over_that_has_just_begun_is_left_alone() -> None:
+@pytest.mark.parametrize("to", [None, "sched1", "sched2"])
+def test_take_over_that_has_just_begun_is_left_alone(to: str | None) -> None:
     with pytest.raises(RefusedError, match="sched1 is just taking over"):
-        switchover.decide(seen(fenced=False, held_s=0.2), force=True)
+        switchover.decide(seen(fenced=False, held_s=0.2), to, force=True)
 
 
 def test_fence_that_is_not_proved_is_refused_without_force() -> None:

@@ -120,6 +120,13 @@ def test_dead_scheduler_gives_the_lease_back_at_once_and_backs_off(bench: Bench)
     assert acquire.willing is True
 
 
+def test_lease_of_a_scheduler_that_dies_during_a_renewal_is_given_back_with_its_answer(bench: Bench) -> None:
+    bench.activate()
+    assert calls(bench.step(after=TIMING.renew)) == [p.Verb.RENEW]
+    assert calls(bench.step(p.SchedulerDied("the scheduler died of SIGKILL"))) == []
+    assert calls(bench.answer(held=True, hand_over_to=None)) == [p.Verb.RELEASE]
+
+
 def test_hand_over_ends_the_loop_keeps_renewing_and_names_the_successor(bench: Bench) -> None:
     bench.activate()
     bench.step(p.Notified())
