@@ -23,7 +23,7 @@ from ops_agent.commands import ProbeError, run
 from ops_agent.release import CACHE, SHARE, ReleaseError, durable
 from ops_agent.release.cache import Cache
 from ops_agent.release.manifest import DAGS
-from ops_agent.release.store import current_within
+from ops_agent.release.share import current_within
 
 if TYPE_CHECKING:
     from ops_agent.release.cache import Use

@@ -38,20 +38,25 @@ class DagProcessor(DagFileProcessorManager):  # type: ignore[misc]
 
     def _create_process(self, dag_file: Any) -> Any:
         # Callbacks name the version they are for, and their directory is that version's already.
-        if dag_file.bundle_version is None:
-            dag_file = replace(dag_file, bundle_path=self._path(dag_file.bundle_name) or dag_file.bundle_path)
+        bundle = self._bundle(dag_file.bundle_name)
+        if dag_file.bundle_version is None and bundle is not None:
+            dag_file = replace(dag_file, bundle_path=bundle.path)
         self._parsed_in[dag_file] = dag_file.bundle_path
         return super()._create_process(dag_file)
 
     def handle_parsing_result(self, file: Any, proc: Any) -> None:
         """Store what was parsed, unless its bundle has gone over to another release since."""
         parsed_in = self._parsed_in.pop(file, None)
-        serving = self._path(file.bundle_name)
-        if file.bundle_version is None and parsed_in is not None and serving is not None and parsed_in != serving:
-            self.log.info(
-                "Parsing %s again: it was read from %s, and %s is served now", file.rel_path, parsed_in, serving
-            )
-            self._add_files_to_queue([replace(file, bundle_path=serving)], mode="front")
+        bundle = self._bundle(file.bundle_name)
+        # Airflow stores it under the version it noted last: not the bundle's, if the database refused that note.
+        recorded_as = self._bundle_versions.get(file.bundle_name)
+        if (
+            file.bundle_version is None
+            and bundle is not None
+            and (parsed_in, recorded_as) != (bundle.path, _version(bundle))
+        ):
+            self.log.info("Parsing %s again: it was read from %s, not %s", file.rel_path, parsed_in, bundle.path)
+            self._add_files_to_queue([replace(file, bundle_path=bundle.path)], mode="front")
             return
         super().handle_parsing_result(file, proc)
 
@@ -108,8 +113,8 @@ class DagProcessor(DagFileProcessorManager):  # type: ignore[misc]
         # The last one moved to the front is the first to be parsed.
         self._add_files_to_queue(first[::-1], mode="frontprio")
 
-    def _path(self, bundle_name: str) -> Any:
-        return next((bundle.path for bundle in self._dag_bundles if bundle.name == bundle_name), None)
+    def _bundle(self, name: str) -> Any:
+        return next((bundle for bundle in self._dag_bundles if bundle.name == name), None)
 
 
 def _version(bundle: Any) -> str | None:

@@ -59,6 +59,9 @@ def deploy(  # noqa: PLR0913, PLR0917
     ctx: typer.Context,
     path: Annotated[Path, typer.Argument(help="The directory of DAG files.")] = Path("dags"),
     git_ref: Annotated[str, typer.Option("--git-ref", help="Deploy this commit, branch or tag, not HEAD.")] = "",
+    git_url: Annotated[
+        str, typer.Option("--git-url", help="Fetch --git-ref, a branch or tag, from there; PATH is within it.")
+    ] = "",
     message: Annotated[str, typer.Option(help="What to remember it by; the commit's subject if not given.")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Validate and compare; change nothing.")] = False,  # noqa: FBT002
     watch_for: Annotated[
@@ -89,6 +92,9 @@ def deploy(  # noqa: PLR0913, PLR0917
     with lock as held, connected(fleet) as hosts, tempfile.TemporaryDirectory() as work, Steps().shown() as steps:
         job = _Job(hosts, steps, done, held)
         try:
+            if git_url:
+                steps.now(f"fetching {source.without_login(git_url)}")
+                path, git_ref = source.clone(git_url, git_ref, Path(work)) / path, ""
             packed = source.collect(path, Path(work), ref=git_ref, message=message, allow_dirty=allow_dirty)
             if job.prepare(packed) and not dry_run:
                 steps.rest()
@@ -118,7 +124,7 @@ class _Job:
         """Validate and compare; return whether there is anything to deploy."""
         self.steps.now("asking what serves now")
         self.before = self.hosts.health(_HOUR_SECONDS)
-        current = self.hosts.list()["current"]
+        current = self.hosts.all()["current"]
         self.old = self.hosts.show(current) if current else {}
         self.done.result.previous = current
         if self.old.get("digest") == packed.digest:

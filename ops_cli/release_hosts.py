@@ -25,6 +25,8 @@ _TIERS = ("web", "scheduler", "worker")
 _GATE = """
 set -e
 umask 022
+# What a reboot cut off.
+find /var/lib -maxdepth 1 -name 'gate-*' -mmin +60 -exec rm -rf {} +
 directory=$(mktemp -d /var/lib/gate-XXXXXX)
 trap 'rm -rf "$directory"' EXIT
 chmod 0755 "$directory"
@@ -56,8 +58,8 @@ class ReleaseHosts:
         self.airflow = [host for host in fleet.hosts if host.tier in _TIERS]
 
     def queues(self) -> list[str]:
-        """Return the queues that some worker pool of the inventory takes tasks from."""
-        return sorted(name.removeprefix("worker_") for name in self.fleet.groups if name.startswith("worker_"))
+        """Return the queues that some worker of the inventory takes tasks from."""
+        return sorted({queue for host in self.fleet.tier("worker") for queue in host.queues})
 
     def validate(self, archive: Path, form: str = "json", pools: Sequence[str] | None = None) -> tuple[str, bool]:
         """Run the gate over a packed tree on a scheduler host; return its report and whether it refuses the tree."""
@@ -114,7 +116,7 @@ class ReleaseHosts:
         """Return pools, parse times and how tasks ended in the last `since_seconds` and in the hour before."""
         return self._anywhere(f"dag-health --since {since_seconds:.0f}")
 
-    def list(self) -> dict[str, Any]:
+    def all(self) -> dict[str, Any]:
         """Return all releases, the newest first."""
         return self._release("list")
 

@@ -33,7 +33,7 @@ def releases(ctx: typer.Context) -> None:
 def list_(ctx: typer.Context, output: _Output = Format.TABLE) -> None:
     """List the releases, the newest first, with author, message, age, unfinished runs, and which one serves."""
     with _hosts(ctx) as hosts:
-        listed = hosts.list()
+        listed = hosts.all()
     if output is Format.JSON:
         typer.echo(json.dumps(listed, indent=2))
     else:
@@ -48,7 +48,7 @@ def show(
 ) -> None:
     """Show one release: commit, author, where it was deployed from, what the gate said, and its DAGs."""
     with _hosts(ctx) as hosts:
-        manifest = hosts.show(find(hosts.list()["releases"], release))
+        manifest = hosts.show(find(hosts.all()["releases"], release))
     typer.echo(json.dumps(manifest, indent=2) if output is Format.JSON else described(manifest))
 
 
@@ -61,7 +61,7 @@ def diff(
 ) -> None:
     """Show what changes from one release to another, by DAG and task."""
     with _hosts(ctx) as hosts:
-        listed = hosts.list()["releases"]
+        listed = hosts.all()["releases"]
         found = changes.between(hosts.show(find(listed, old)), hosts.show(find(listed, new)), hosts.served()["dags"])
     if output is Format.JSON:
         typer.echo(json.dumps(found.as_json(), indent=2))
@@ -79,7 +79,7 @@ def prune(
     """Remove old releases; one that serves, served before, or that an unfinished run needs stays, and it says why."""
     fleet = inventory.load(ctx.obj["env"], inventory.find_home())
     with operation(fleet, "releases prune", lock="dags") as held, connected(fleet) as hosts:
-        there = len(hosts.list()["releases"])
+        there = len(hosts.all()["releases"])
         prompt.confirm(
             f"{fleet.env}: of {there} releases all but {keep} and those in use are removed.", fleet.env, yes=yes
         )

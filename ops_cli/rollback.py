@@ -34,7 +34,7 @@ def rollback(
     lock = operation(fleet, "rollback", lock="dags", reason=release)
     with lock as held, connected(fleet) as hosts, Steps().shown() as steps:
         steps.now("asking what serves now")
-        listed = hosts.list()
+        listed = hosts.all()
         wanted = find(listed["releases"], release) if release else listed["previous"]
         if not wanted:
             raise OpsError("there is no previous release; type: ops releases")

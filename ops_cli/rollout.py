@@ -43,7 +43,7 @@ class RolledBackError(OpsError):
 
 @dataclass
 class Result:
-    """What a rollout did; seconds are of each step, `visible_seconds` and `verified_seconds` from the flip."""
+    """What a rollout did; seconds are of each step, `visible_seconds` and `verified_seconds` since the flip began."""
 
     release: str
     previous: str | None = None
@@ -58,16 +58,16 @@ class Result:
 
 @dataclass(frozen=True)
 class Expected:
-    """What must be seen in the database: all DAGs of the release, and first those that change with it."""
+    """What must be seen in the database: all DAGs of the release, by their files, and first those that change."""
 
-    dag_ids: frozenset[str]
+    files: Mapping[str, str]
     affected: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any], affected: Collection[str] = ()) -> "Expected":
         """Return the DAGs that the gate saw in a release; none if it was published without the gate."""
         dags = (manifest.get("validation") or {}).get("dags", [])
-        return cls(frozenset(dag["dag_id"] for dag in dags), frozenset(affected))
+        return cls({dag["dag_id"]: dag["file"] for dag in dags}, frozenset(affected))
 
 
 @dataclass
@@ -106,10 +106,9 @@ class Rollout:
         self.say("flipping")
         try:
             self.hosts.flip(result.release)
-            flipped = self.clock()
-            result.flipped_seconds = flipped - started
+            result.flipped_seconds = self.clock() - started
             self.say("verifying that every DAG is served from it")
-            self._verify(result, expected, flipped)
+            self._verify(result, expected, started)
             if watch:
                 watch.run(self.hosts, self.say, self.clock, self.sleep)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the old release must serve
@@ -135,7 +134,7 @@ class Rollout:
 
     def _verify(self, result: Result, expected: Expected, flipped: float) -> None:
         errors_since: float | None = None
-        fewest, progressed = len(expected.dag_ids) + 1, flipped
+        fewest, progressed = len(expected.files) + 1, flipped
         while True:
             seen = self._seen(result)
             now = self.clock()
@@ -174,14 +173,15 @@ def judge(seen: Mapping[str, Any], release: str, expected: Expected) -> tuple[di
     if seen["bundle_release"] != release:
         # Of a release that was published without the gate, no more is known.
         waiting["of any file"] = f"still served from {seen['bundle_release'] or 'before releases'}"
-    for dag_id in expected.dag_ids:
+    for dag_id, file in expected.files.items():
         dag = dags.get(dag_id)
+        # A file that cannot be imported has lost its DAGs: one reason is enough.
+        if file in broken:
+            continue
         if dag is None:
             waiting[dag_id] = "not in the database"
         elif dag["release"] != release:
             waiting[dag_id] = f"still served from {dag['release'] or 'before releases'}"
-        if dag and dag["file"] in broken:
-            waiting.pop(dag_id, None)
     return waiting, broken
 
 

@@ -80,6 +80,18 @@ def collect(path: Path, work: Path, *, ref: str = "", message: str = "", allow_d
     return Source(archive, contents(archive), author, message or subject, commit, bool(changed), _origin(path, ref))
 
 
+def clone(url: str, branch: str, work: Path) -> Path:
+    """Fetch the head of a branch or tag, the default branch if none is named; return the work tree.
+
+    Raises OpsError if it cannot be had.
+    """
+    target = work / "clone"
+    of_branch = ["--branch", branch] if branch else []
+    # Nobody is there to type a password into a timer.
+    _git(work, "-c", "core.askPass=", "clone", "--quiet", "--depth=1", *of_branch, "--", url, str(target))
+    return target
+
+
 def as_it_stands(path: Path, work: Path) -> Path:
     """Pack a directory with its changes, but without what git ignores; return the archive."""
     names = _git(path, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", ".", check=False)
@@ -132,7 +144,7 @@ def write_header(content: bytes, sink: IO[bytes]) -> None:
 
 def _origin(path: Path, ref: str) -> dict[str, str]:
     return {
-        "repository": _without_login(_git(path, "remote", "get-url", "origin", check=False)),
+        "repository": without_login(_git(path, "remote", "get-url", "origin", check=False)),
         "path": _git(path, "rev-parse", "--show-prefix"),
         "ref": ref or _git(path, "rev-parse", "--abbrev-ref", "HEAD"),
         "deployed_by": deployer(),
@@ -175,7 +187,8 @@ def _is_bytecode(name: str) -> bool:
     return name.endswith(".pyc") or "__pycache__" in name.split("/")
 
 
-def _without_login(url: str) -> str:
+def without_login(url: str) -> str:
+    """Return an address without the user and password that may be in it."""
     scheme, separator, rest = url.partition("://")
     return f"{scheme}://{rest.rpartition('@')[2]}" if separator else url
 
@@ -187,10 +200,11 @@ def _git(path: Path, *words: str, check: bool = True) -> str:
             capture_output=True,
             check=False,
             timeout=120,
-            env=os.environ | {"LC_ALL": "C"},
+            env=os.environ | {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0"},
         )
     except FileNotFoundError:
         raise OpsError("git is not installed on the control node; type: apt install git") from None
     if done.returncode and check:
-        raise OpsError(f"git {words[0]} in {path}: {' '.join(done.stderr.decode(errors='replace').split())}")
+        verb = next(word for word in words if word.isalpha())
+        raise OpsError(f"git {verb} in {path}: {' '.join(done.stderr.decode(errors='replace').split())}")
     return "" if done.returncode else done.stdout.decode(errors="surrogateescape").rstrip("\n")

@@ -12,9 +12,10 @@ import io
 import json
 import os
 import tarfile
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import IO, Any
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, Self
 
 from ops_agent.release import ReleaseError
 from ops_agent.release.manifest import (
@@ -37,7 +38,8 @@ _OPTIONAL: dict[str, type | tuple[type, ...]] = {
     "validation": (dict, type(None)),
 }
 _HEADER_LIMIT = 64 << 20
-_BLOCK = 1 << 20
+_AT_ONCE = 16
+_PENDING = 64
 
 
 @dataclass
@@ -47,6 +49,7 @@ class Unpacked:
     header: dict[str, Any]
     files: dict[str, File] = field(default_factory=dict)
     links: dict[str, str] = field(default_factory=dict)
+    folders: set[str] = field(default_factory=set)
 
 
 def pack(tree: Path, header: dict[str, Any], sink: IO[bytes]) -> None:
@@ -80,7 +83,7 @@ def _member(name: str, size: int, *, executable: bool = False) -> tarfile.TarInf
 def unpack(stream: IO[bytes], release: Path) -> Unpacked:
     """Write the stream's files below `release`/dags; raise ReleaseError for anything that may not be in a release.
 
-    Symlinks are made after all files, so that no file is ever written through one.
+    Every file is on disk then; directories are not. Symlinks are made after all files, so that none is written through.
     """
     try:
         with tarfile.open(fileobj=stream, mode="r|") as archive:
@@ -91,31 +94,37 @@ def unpack(stream: IO[bytes], release: Path) -> Unpacked:
 
 def _unpack(archive: tarfile.TarFile, release: Path) -> Unpacked:
     tree = release / DAGS
-    tree.mkdir(mode=0o755)
     found = Unpacked(_header(archive))
-    while member := archive.next():
-        name = member.name.removeprefix("./").rstrip("/")
-        if name == DAGS or member.isdir() or is_bytecode(name):
-            continue
-        if not name.startswith(f"{DAGS}/"):
-            raise ReleaseError(f"{member.name!r} is neither {HEADER} nor below {DAGS}/")
-        name = name.removeprefix(f"{DAGS}/")
-        refuse_name(name)
-        if name in found.files or name in found.links:
-            raise ReleaseError(f"{name} is in the stream twice")
-        if member.issym():
-            found.links[name] = member.linkname
-        elif member.isreg():
-            found.files[name] = _write(archive, member, tree / name)
-        else:
-            raise ReleaseError(f"{name} is neither a file nor a symlink (hard links count as neither)")
-    _refuse_collisions(found)
+    with _Writer(tree) as writer:
+        while member := archive.next():
+            name = _name(member)
+            if name is None:
+                continue
+            _refuse_collision(name, found)
+            if member.issym():
+                found.links[name] = member.linkname
+            elif member.isreg():
+                found.files[name] = writer.write(archive, member, name)
+            else:
+                raise ReleaseError(f"{name} is neither a file nor a symlink (hard links count as neither)")
     for name, target in found.links.items():
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).symlink_to(target)
     refuse_links(tree, found.links)
     _refuse_damage(found)
     return found
+
+
+def _name(member: tarfile.TarInfo) -> str | None:
+    """Return a member's path below dags/, None for what a release does without; raise ReleaseError for others."""
+    name = member.name.removeprefix("./").rstrip("/")
+    if name == DAGS or member.isdir() or is_bytecode(name):
+        return None
+    if not name.startswith(f"{DAGS}/"):
+        raise ReleaseError(f"{member.name!r} is neither {HEADER} nor below {DAGS}/")
+    name = name.removeprefix(f"{DAGS}/")
+    refuse_name(name)
+    return name
 
 
 def _header(archive: tarfile.TarFile) -> dict[str, Any]:
@@ -135,31 +144,60 @@ def _header(archive: tarfile.TarFile) -> dict[str, Any]:
     return dict(header)
 
 
-def _write(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> File:
-    source = archive.extractfile(member)
-    if source is None:
-        raise ReleaseError(f"{member.name} has no content")
-    executable = bool(member.mode & 0o100)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        out = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise ReleaseError(f"{member.name} is both a file and a directory") from error
-    digest, size = hashlib.sha256(), 0
+class _Writer:
+    """Writes files, several at once: on NFS each waits for the server to create it, and again to have it on disk."""
+
+    def __init__(self, tree: Path) -> None:
+        self._tree = tree
+        self._folders: set[Path] = set()
+        self._pool = ThreadPoolExecutor(_AT_ONCE)
+        self._written: list[Future[None]] = []
+
+    def __enter__(self) -> Self:
+        self._tree.mkdir(mode=0o755)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=kind is not None)
+        if kind is None:
+            for one in self._written:
+                one.result()
+
+    def write(self, archive: tarfile.TarFile, member: tarfile.TarInfo, name: str) -> File:
+        source = archive.extractfile(member)
+        if source is None:
+            raise ReleaseError(f"{name} has no content")
+        content = source.read()
+        target, executable = self._tree / name, bool(member.mode & 0o100)
+        if target.parent not in self._folders:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._folders.add(target.parent)
+        if len(self._written) >= _PENDING:
+            # Otherwise a big release would wait in memory for a slow share.
+            self._written[-_PENDING].result()
+        self._written.append(self._pool.submit(_store, target, content, 0o755 if executable else 0o644))
+        return File(hashlib.sha256(content).hexdigest(), len(content), executable)
+
+
+def _store(target: Path, content: bytes, mode: int) -> None:
+    # The umask is the caller's: ops-agent sets it so that Airflow's user may read what is published.
+    out = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
     with os.fdopen(out, "wb") as sink:
-        # Whatever the umask or the share's default is: Airflow's user must read it.
-        os.fchmod(sink.fileno(), 0o755 if executable else 0o644)
-        while block := source.read(_BLOCK):
-            digest.update(block)
-            sink.write(block)
-            size += len(block)
-    return File(digest.hexdigest(), size, executable)
+        sink.write(content)
+        sink.flush()
+        os.fsync(out)
 
 
-def _refuse_collisions(found: Unpacked) -> None:
-    for name in found.links:
-        if any(other.startswith(f"{name}/") for other in (*found.files, *found.links)):
-            raise ReleaseError(f"{name} is both a symlink and a directory")
+def _refuse_collision(name: str, found: Unpacked) -> None:
+    """Raise ReleaseError if a path is in the stream twice, or is a directory for another."""
+    if name in found.files or name in found.links:
+        raise ReleaseError(f"{name} is in the stream twice")
+    above = [str(path) for path in PurePosixPath(name).parents[:-1]]
+    for path in (name, *above):
+        if (path == name and path in found.folders) or (path != name and (path in found.files or path in found.links)):
+            kind = "symlink" if path in found.links else "file"
+            raise ReleaseError(f"{path} is both a {kind} and a directory")
+    found.folders.update(above)
 
 
 def _refuse_damage(found: Unpacked) -> None:

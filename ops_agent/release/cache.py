@@ -31,14 +31,15 @@ from ops_agent.release.manifest import (
     refuse_id,
     refuse_links,
 )
-from ops_agent.release.store import remove
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
 # NFS answers many small files slowly one after another.
 _AT_ONCE = 8
 _NEW = ".new-"
+# Releases whose copies are looked through for unchanged files.
+_SEARCHED = 3
 
 
 class Use:
@@ -120,19 +121,30 @@ class Cache:
                 return False
             work = self.root / f"{_NEW}{release_id}"
             try:
-                remove(work)
+                durable.remove(work)
                 work.mkdir(mode=0o750)
-                _copy(share / "releases" / release_id, work)
-                durable.sync_tree(work)
-                remove(self.path(release_id))
+                _copy(share / "releases" / release_id, work, self._contents())
+                durable.sync_filesystem(work)
+                durable.remove(self.path(release_id))
                 work.rename(self.path(release_id))
                 durable.sync(self.root)
             except OSError as error:
                 raise ReleaseError(f"release {release_id} cannot be copied to {self.root}: {error}") from error
             finally:
                 with suppress(OSError):
-                    remove(work)
+                    durable.remove(work)
         return True
+
+    def _contents(self) -> dict[str, Path]:
+        """Return by sha256 where this host already has a content: most files of a release are the last one's."""
+        found: dict[str, Path] = {}
+        for release_id in self.ids()[:_SEARCHED]:
+            with suppress(ReleaseError):
+                found |= {
+                    file.sha256: self.path(release_id) / DAGS / name
+                    for name, file in self.load(release_id).files.items()
+                }
+        return found
 
     def verify(self, release_id: str) -> list[str]:
         """Return what of a copy is not as it was published, a line each."""
@@ -152,9 +164,9 @@ class Cache:
             if not (copying and using):
                 return False
             grave = self.root / f".old-{release_id}"
-            remove(grave)
+            durable.remove(grave)
             self.path(release_id).rename(grave)
-            remove(grave)
+            durable.remove(grave)
             use.unlink()
             copy.unlink()
         return True
@@ -169,7 +181,7 @@ class Cache:
         return {"path": str(self.root), "last_good": self.last_good(), "releases": self.ids()}
 
 
-def _copy(release: Path, work: Path) -> None:
+def _copy(release: Path, work: Path, here: Mapping[str, Path]) -> None:
     text = (release / NAME).read_text(encoding="utf-8")
     manifest = parse(text)
     if manifest.id != release.name:
@@ -179,7 +191,10 @@ def _copy(release: Path, work: Path) -> None:
     for folder in sorted({Path(name).parent for name in (*manifest.files, *manifest.links)}):
         (target / folder).mkdir(mode=0o750, parents=True, exist_ok=True)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        jobs = [pool.submit(_copy_file, source / name, target / name, entry) for name, entry in manifest.files.items()]
+        jobs = [
+            pool.submit(_copy_file, source / name, here.get(entry.sha256), target / name, entry)
+            for name, entry in manifest.files.items()
+        ]
         for job in jobs:
             job.result()
     for name, link in manifest.links.items():
@@ -188,9 +203,17 @@ def _copy(release: Path, work: Path) -> None:
     (work / NAME).write_text(text, encoding="utf-8")
 
 
-def _copy_file(source: Path, target: Path, expected: File) -> None:
+def _copy_file(source: Path, here: Path | None, target: Path, expected: File) -> None:
+    # A copy on this host may be damaged, or be cleaned away meanwhile; the share's is then what counts.
+    with suppress(OSError):
+        if here and _copied(here, target, expected):
+            return
+    if not _copied(source, target, expected):
+        raise ReleaseError(f"{source} on the share is not what was published; publish again, or roll back")
+
+
+def _copied(source: Path, target: Path, expected: File) -> bool:
     shutil.copyfile(source, target, follow_symlinks=False)
     target.chmod(0o750 if expected.executable else 0o640)
     # Read back: what counts is what this host will serve.
-    if hash_file(target) != expected:
-        raise ReleaseError(f"{source} on the share is not what was published; publish again, or roll back")
+    return hash_file(target) == expected

@@ -19,7 +19,8 @@ from ops_agent.release import ReleaseError, archive, database
 from ops_agent.release.cache import Cache
 from ops_agent.release.diff import changes
 from ops_agent.release.manifest import DAGS
-from ops_agent.release.store import ANSWER_SECONDS, Store, current_within, refuse_silence
+from ops_agent.release.share import ANSWER_SECONDS, current_within, refuse_silence
+from ops_agent.release.store import Store
 
 if TYPE_CHECKING:
     from argparse import Namespace

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from ops_agent.commands import ProbeError, run
 from ops_agent.release import SHARE, ReleaseError, archive, durable
-from ops_agent.release.manifest import DAGS, ID, NAME, Manifest, load, new_id, refuse_id
+from ops_agent.release.manifest import ID, NAME, Manifest, load, new_id, refuse_id
+from ops_agent.release.share import release_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-ANSWER_SECONDS = 5.0
 _REASONS = {
     errno.ENOSPC: "it is full",
     errno.EDQUOT: "its quota is used up",
@@ -121,19 +119,18 @@ class Store:
         with self.writing():
             # Whoever wrote these is dead: this process holds the lock.
             for leftover in self.staging.iterdir():
-                remove(leftover)
+                durable.remove(leftover)
             work = self.staging / f"new-{os.getpid()}"
             try:
                 work.mkdir(mode=0o755)
                 yield work
             finally:
                 with suppress(OSError):
-                    remove(work)
+                    durable.remove(work)
 
     def _appear(self, work: Path, manifest: Manifest) -> Manifest:
-        (work / NAME).write_text(manifest.to_json(), encoding="utf-8")
-        (work / NAME).chmod(0o644)
-        durable.sync_tree(work)
+        durable.replace_text(work / NAME, manifest.to_json())
+        durable.sync_directories(work)
         work.rename(self.releases / manifest.id)
         durable.sync(self.releases)
         return manifest
@@ -176,9 +173,9 @@ class Store:
             for release_id in removed:
                 # Gone by one rename, so that nobody finds half of it.
                 grave = self.staging / f"old-{release_id}"
-                remove(grave)
+                durable.remove(grave)
                 (self.releases / release_id).rename(grave)
-                remove(grave)
+                durable.remove(grave)
         return {"removed": removed, "kept": [{"id": one, "reasons": why} for one, why in reasons.items() if why]}
 
     def _reasons(self, keep: int, needed: Mapping[str, list[str]]) -> dict[str, list[str]]:
@@ -192,46 +189,3 @@ class Store:
         for release_id, why in needed.items():
             reasons.get(release_id, []).extend(why)
         return reasons
-
-
-def remove(path: Path) -> None:
-    """Remove whatever is at `path`, if anything is."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def release_of(target: Path) -> str:
-    """Return the id of the release that a link's target names; raise ReleaseError if it names none."""
-    if target.parent.name != "releases":
-        raise ReleaseError(f"the link leads to {target}, which is no release")
-    return refuse_id(target.name)
-
-
-def current_within(share: Path, seconds: float) -> str:
-    """Return the id of the current release, or raise ReleaseError in at most so many seconds.
-
-    A process of its own reads the link: a call into a share whose server is away does not return.
-    """
-    try:
-        target = run(["readlink", "--verbose", "--", str(share / "current")], timeout_seconds=seconds)
-    except ProbeError as error:
-        mounts = Path("/proc/self/mounts").read_text(encoding="utf-8")
-        mounted = any(line.split()[1] == str(share) for line in mounts.splitlines())
-        state = "" if mounted else ", where nothing is mounted"
-        raise ReleaseError(f"no current release to be read from {share}{state} ({error})") from None
-    return release_of(Path(target.removesuffix("\n")))
-
-
-def refuse_silence(share: Path, seconds: float = ANSWER_SECONDS) -> None:
-    """Raise ReleaseError if the share does not answer in time."""
-    try:
-        run(["stat", "--file-system", "--format=%T", "--", str(share)], timeout_seconds=seconds)
-    except ProbeError as error:
-        raise ReleaseError(f"the DAG share {share} does not answer ({error}); see `ops runbook share-down`") from None
-
-
-def tree_of(release: Path) -> Path:
-    """Return the directory that Airflow reads."""
-    return release / DAGS

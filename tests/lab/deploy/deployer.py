@@ -78,4 +78,4 @@ def gate(path: Path, *words: str) -> tuple[int, dict[str, Any]]:
 
 def rules(report: dict[str, Any], file: str) -> Sequence[str]:
     """Return what the gate found in one file."""
-    return [found["rule"] for found in report["findings"] if found["file"] == file]
+    return sorted(found["rule"] for found in report["findings"] if found["file"] == file)

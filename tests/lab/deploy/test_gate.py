@@ -102,7 +102,7 @@ def test_gate_refuses_a_link_that_leaves_the_tree(report: dict[str, Any]) -> Non
 def test_gate_leaves_nothing_on_the_host(report: dict[str, Any], host: Host) -> None:
     assert report["errors"]
     assert host.run("ls -d /var/lib/gate-* /run/gate-config-*").stdout == ""
-    assert host.run("systemctl list-units --plain --no-legend 'run-*'").stdout == ""
+    assert host.run("systemctl list-units --plain --no-legend 'run-*.service'").stdout == ""
     assert host.run("pgrep -f '[o]ps-agent validate'").stdout == ""
 
 

@@ -109,7 +109,7 @@ class Scratch:
 
     def stop(self) -> None:
         for name in SERVICES:
-            self.host.run(f"kill -KILL -- -$(cat {self.home}/{name}.pid)")
+            self.host.run(f"env kill -KILL -- -$(cat {self.home}/{name}.pid)")
         self.database.run("runuser -u postgres -- bash -c %s", DESTROY)
         self.host.run(f"rm -rf {self.home}")
 
@@ -125,7 +125,7 @@ class Scratch:
         self.shell(f"setsid sh -c {shlex.quote(command)} >log/{service}.log 2>&1 </dev/null &")
 
     def kill(self, service: str) -> None:
-        self.host.check_output(f"kill -KILL -- -$(cat {self.home}/{service}.pid)")
+        self.host.check_output(f"env kill -KILL -- -$(cat {self.home}/{service}.pid)")
 
     def put(self, folder: str, files: dict[str, str]) -> None:
         packed = io.BytesIO()

@@ -166,3 +166,48 @@ def test_task_whose_release_cannot_be_had_waits_for_the_share_without_losing_a_t
     assert lines("story", "lost", 3) == [f"{task} C {release}" for task in ("first", "second", "third")]
     assert scratch.ask("SELECT DISTINCT try_number FROM task_instance WHERE run_id = 'lost'") == ["1"]
     assert scratch.ask("SELECT count(*) FROM dag WHERE is_stale AND dag_id = 'story'") == ["0"]
+
+
+SLOW = """
+import time
+from pathlib import Path
+from airflow.sdk import dag, task
+
+Path("{home}/out/parsing.{version}").touch()
+time.sleep(8)
+
+@dag(schedule=None, tags=["{version}"])
+def slow():
+    @task
+    def one(): pass
+    one()
+
+slow()
+"""
+
+
+def test_result_of_a_parse_that_outlasts_a_flip_is_not_taken_for_the_new_releases(
+    host: Host, scratch: Scratch, wait_until: Wait
+) -> None:
+    old, new = (
+        scratch.publish(f"slow-{version}", {"slow.py": SLOW.format(home=HOME, version=version)})
+        for version in ("old", "new")
+    )
+    scratch.agent("warm", new)
+    scratch.serve(old)
+    pairs = "SELECT d.bundle_version, t.name FROM dag d JOIN dag_tag t USING (dag_id) WHERE dag_id = 'slow'"
+    wait_until(lambda: scratch.ask(pairs) == [f"{old}|old"], deadline=120, what="the first parse")
+    host.check_output(f"rm {HOME}/out/parsing.old")
+    wait_until(lambda: host.file(f"{HOME}/out/parsing.old").exists, deadline=120, what="the next parse to begin")
+    scratch.agent("flip", new)
+    scratch.agent("refresh")
+    seen: list[str] = []
+
+    def new_is_stored() -> bool:
+        seen.extend(scratch.ask(pairs))
+        return seen[-1] == f"{new}|new"
+
+    wait_until(new_is_stored, deadline=120, what="the new release to be stored")
+    assert set(seen) <= {f"{old}|old", f"{new}|new"}
+    log = host.check_output(f"grep -c 'Parsing slow.py again' {HOME}/log/dag-processor.log")
+    assert int(log) >= 1, "the flip came too late to prove anything"

@@ -8,7 +8,7 @@ import pytest
 
 from ops_agent.release import archive
 from ops_cli import source
-from ops_cli.errors import UsageError
+from ops_cli.errors import OpsError, UsageError
 
 
 def git(repository: Path, *words: str) -> str:
@@ -124,3 +124,16 @@ def test_stream_is_what_the_publisher_unpacks(dags: Path, work: Path, tmp_path: 
 def test_packed_tree_names_nobody_of_this_machine(dags: Path, work: Path) -> None:
     with tarfile.open(source.as_it_stands(dags, work)) as packed:
         assert {(member.uid, member.gid, member.uname) for member in packed} == {(0, 0, "")}
+
+
+def test_branch_of_a_remote_is_fetched_and_packed(dags: Path, work: Path) -> None:
+    tree = source.clone(f"file://{dags.parent}", "main", work)
+    packed = source.collect(tree / "dags", work)
+    assert packed.commit == git(dags, "rev-parse", "HEAD")
+    assert packed.origin is not None
+    assert (packed.origin["repository"], packed.origin["ref"]) == (f"file://{dags.parent}", "main")
+
+
+def test_branch_that_does_not_exist_is_an_error(dags: Path, work: Path) -> None:
+    with pytest.raises(OpsError, match=r"git clone.*gone"):
+        source.clone(f"file://{dags.parent}", "gone", work)

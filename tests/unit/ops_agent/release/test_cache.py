@@ -56,6 +56,20 @@ def test_damage_on_the_share_is_never_served(store: Store, cache: Cache, publish
     assert not list(cache.root.glob(".new-*"))
 
 
+def test_unchanged_files_are_taken_from_this_host_unless_they_are_damaged(
+    store: Store, cache: Cache, publish: Publish
+) -> None:
+    old, new = (
+        publish({"a.py": "same", "b.py": "same too"}),
+        publish({"a.py": "same", "c/b.py": "same too", "d.py": "new"}),
+    )
+    cache.copy(store.root, old.id)
+    (store.path(new.id) / "dags/a.py").unlink()
+    (cache.path(old.id) / "dags/b.py").write_text("damaged")
+    cache.copy(store.root, new.id)
+    assert contents(cache.path(new.id) / "dags") == {"a.py": "same", "c/b.py": "same too", "d.py": "new"}
+
+
 def test_file_that_nobody_published_stays_on_the_share(store: Store, cache: Cache, publish: Publish) -> None:
     made = publish(FILES)
     (store.path(made.id) / "dags/intruder.py").write_text("x")

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from ops_agent.release import ReleaseError, archive, durable
 from ops_agent.release.diff import changes
 from ops_agent.release.manifest import Manifest, content_digest, load, parse
-from ops_agent.release.store import Store, current_within, refuse_silence
+from ops_agent.release.share import current_within, refuse_silence
+from ops_agent.release.store import Store
 from tests.unit.ops_agent.release.conftest import HEADER, Publish, contents, stream, write
 
 NAMES = {"dag.py": "one", "with space.py": "two", "größe/日本.py": "three", "pkg/__init__.py": ""}
@@ -180,7 +181,7 @@ def test_share_that_takes_no_more_is_named_and_nothing_is_left(
     def full(_: Path) -> None:
         raise OSError(code, "refused")
 
-    monkeypatch.setattr(durable, "sync_tree", full)
+    monkeypatch.setattr(durable, "sync_directories", full)
     with pytest.raises(ReleaseError, match=words):
         store.publish(stream(write(tmp_path / "tree", {"a.py": "1"})))
     assert empty(store)
