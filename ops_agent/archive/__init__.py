@@ -15,6 +15,13 @@ Module map; each imports only what stands above it:
 - `settle`    what is left of a run that was killed: makes files and database agree, batch by batch.
 - `engine`    the loop over families, batches and slices; prints progress.
 - `vacuum`    `ops-agent vacuum`: arguments in, JSON lines out.
+- `lock`      one advisory lock for everybody who moves rows out or back.
+- `reader`    a data file, checked against the manifest before a row of it is used.
+- `verify`, `query`, `listing`, `prune`  what `ops archive` does without the database.
+- `copy_text`, `live`, `keys`, `restore`  rows back: their text, whether the schema fits, foreign keys, batches.
+- `holds`     runs that were restored and are to stay.
+- `runs`      how the last vacuum went, for `ops status` and Prometheus.
+- `commands`  `ops-agent archive`: arguments in, JSON lines out.
 
 Words: a *family* is a root table with all that hangs off its rows (`dag_run`, or a table that stands alone); a *batch*
 is what one set of files holds; a *slice* is the part of a batch that one transaction deletes.

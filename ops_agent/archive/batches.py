@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ops_agent.archive import export
 from ops_agent.archive.export import Seen, Slice, Writer
 from ops_agent.archive.manifest import EXPORTED, Batch, data_path
+from ops_agent.archive.pace import Length
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,11 +20,10 @@ if TYPE_CHECKING:
     import psycopg
 
     from ops_agent.archive.manifest import Archive, Table
-    from ops_agent.archive.pace import Length
     from ops_agent.archive.statements import Statements
 
 _BATCH_BYTES = 16 << 20  # in memory; the engine holds two at a time, and what they are made from
-_BATCH_SLICES = 64
+_BATCH_READS = 64
 _PAGE = 1000
 _LONGEST_READ_SECONDS = 0.1
 
@@ -63,6 +63,8 @@ class Source:
     before: datetime | None
     longest_seconds: float = 0
     _page: int = _PAGE
+    _slowest: float = 0
+    _read: Length = field(default_factory=lambda: Length(size=1000, largest=50_000))
 
     def __post_init__(self) -> None:
         """Leave out the tables that hold nothing: should a row come, the slice it belongs to is not deleted."""
@@ -97,27 +99,46 @@ class Source:
         if group:
             yield tuple(group), total
 
+    def reads(self) -> Iterator[list[tuple[tuple[str, ...], int]]]:
+        """Group slices into what one statement should be able to read."""
+        group: list[tuple[tuple[str, ...], int]] = []
+        total = 0
+        for roots, weight in self.slices():
+            if group and total + weight > self._read.size:
+                yield group
+                group, total = [], 0
+            group.append((roots, weight))
+            total += weight
+        if group:
+            yield group
+
     def batches(self) -> Iterator[Exported]:
         """Yield batches until there are no more old rows. Raises ArchiveError, OSError, psycopg.Error."""
-        limit = 4  # the first batches are small, for the length of a transaction has yet to be learnt
-        slices = self.slices()
+        limit = 2  # the first batches are small, for the length of a transaction has yet to be learnt
+        reads = self.reads()
         while True:
             with contextlib.ExitStack() as stack:
                 builder = _Builder(self, stack)
-                for roots, weight in slices:
-                    builder.add(roots, weight)
-                    if builder.nbytes > _BATCH_BYTES or len(builder.slices) >= limit:
+                for group in reads:
+                    builder.add(group)
+                    if builder.nbytes > _BATCH_BYTES or builder.reads >= limit:
                         break
                 if not builder.slices:
                     return
                 yield builder.finish()
-            limit = min(limit * 2, _BATCH_SLICES)
+            limit = min(limit * 2, _BATCH_READS)
 
-    def read(self, table: Table, roots: tuple[str, ...]) -> Iterator[tuple[Any, Seen]]:
+    def read(self, table: Table, group: list[tuple[tuple[str, ...], int]]) -> Iterator[tuple[Any, dict[int, Seen]]]:
         """Read a table's rows."""
         started = time.monotonic()
-        yield from export.read(self.connection, self.statements, table, roots)
-        self.longest_seconds = max(self.longest_seconds, time.monotonic() - started)
+        yield from export.read(self.connection, self.statements, table, [roots for roots, _ in group])
+        self._slowest = max(self._slowest, time.monotonic() - started)
+
+    def learn(self, group: list[tuple[tuple[str, ...], int]]) -> None:
+        """Take the slowest of a group's statements for the size of the next group."""
+        self._read.took(sum(weight for _, weight in group), self._slowest)
+        self.longest_seconds = max(self.longest_seconds, self._slowest)
+        self._slowest = 0
 
     def _took(self, seconds: float) -> None:
         self.longest_seconds = max(self.longest_seconds, seconds)
@@ -135,23 +156,27 @@ class _Builder:
     stack: contextlib.ExitStack
     slices: list[Slice] = field(default_factory=list)
     nbytes: int = 0
+    reads: int = 0
     _number: int = 0
     _writers: dict[str, Writer] = field(default_factory=dict)
     _staged: dict[str, Path] = field(default_factory=dict)
     _started: float = field(default_factory=time.monotonic)
 
-    def add(self, roots: tuple[str, ...], weight: int) -> None:
-        """Export one slice."""
+    def add(self, group: list[tuple[tuple[str, ...], int]]) -> None:
+        """Export some slices."""
+        self.reads += 1
         if self.source.archive is None:
-            self.slices.append(Slice(roots, weight, None))
+            self.slices += [Slice(roots, weight, None) for roots, weight in group]
             return
-        seen: dict[str, Seen] = {}
+        seen: list[dict[str, Seen]] = [{} for _ in group]
         for name, table in self.source.tables.items():
-            for rows, part in self.source.read(table, roots):
-                before = seen.get(name)
-                seen[name] = Seen(before.rows + part.rows, before.versions + part.versions) if before else part
+            for rows, parts in self.source.read(table, group):
+                for number, part in parts.items():
+                    before = seen[number].get(name)
+                    seen[number][name] = before + part if before else part
                 self._write(table, rows)
-        self.slices.append(Slice(roots, weight, seen))
+        self.source.learn(group)
+        self.slices += [Slice(roots, weight, each) for (roots, weight), each in zip(group, seen, strict=True)]
 
     def finish(self) -> Exported:
         """Make the batch durable and prove it."""

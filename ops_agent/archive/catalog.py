@@ -26,7 +26,7 @@ JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = k.attnum
 WHERE i.indisprimary AND n.nspname = ANY(%s)
 GROUP BY 1
 """
-_FOREIGN_KEYS = """
+FOREIGN_KEYS = """
 SELECT cn.nspname || '.' || c.relname, pn.nspname || '.' || p.relname,
   (SELECT array_agg(a.attname ORDER BY k.position) FROM unnest(f.conkey) WITH ORDINALITY AS k (attnum, position)
    JOIN pg_attribute AS a ON a.attrelid = f.conrelid AND a.attnum = k.attnum),
@@ -99,7 +99,7 @@ def read(connection: psycopg.Connection[Any], schemas: tuple[str, ...]) -> Catal
         primary_keys={table: tuple(names) for table, names in connection.execute(_KEYS, [wanted])},
         foreign_keys=tuple(
             ForeignKey(child, tuple(names), parent, tuple(parent_names))
-            for child, parent, names, parent_names in connection.execute(_FOREIGN_KEYS)
+            for child, parent, names, parent_names in connection.execute(FOREIGN_KEYS)
         ),
         delete_triggers=tuple((table, name) for table, name in connection.execute(_TRIGGERS)),
     )

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,16 +132,17 @@ def _restore(arguments: argparse.Namespace, settings: Settings, store: Store) ->
     from ops_agent.archive.restore import Restorer  # noqa: PLC0415
 
     keep = duration(arguments.keep_for, "--keep-for")
-    sources = list(_sources(store, first=arguments.archive))
+    sources = _sources(store, first=arguments.archive)
+    whole = [next(sources)] if arguments.archive else []
     progress = _Progress()
     who = f"restore by {arguments.who}"
     with session.connect(settings.dsn, who) as connection, lock.hold(connection, who):
-        restorer = Restorer(connection, sources, progress.restored, dry_run=arguments.dry_run)
+        restorer = Restorer(connection, chain(whole, sources), progress.restored, dry_run=arguments.dry_run)
         try:
             if arguments.one_run:
                 restorer.run(*arguments.one_run)
             else:
-                restorer.archive(sources[0])
+                restorer.archive(whole[0])
         finally:
             if not arguments.dry_run:
                 seconds = keep.total_seconds() if keep else float(10**10)

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 _ESCAPES = (("\\", r"\\"), ("\n", r"\n"), ("\r", r"\r"), ("\t", r"\t"))
 
 
-def chunks(rows: Any, columns: Sequence[Column], *, size: int = 5000) -> Iterator[bytes]:
-    """Give the rows of a pyarrow.Table, `size` at a time; bounds the memory that the text takes."""
+def chunks(rows: Any, columns: Sequence[Column], *, chunk_bytes: int = 4 << 20) -> Iterator[bytes]:
+    """Give the text of a pyarrow.Table's rows, so many at a time that they are about `chunk_bytes`."""
     import pyarrow as pa  # noqa: PLC0415 - hosts without an archive engine have none
     from pyarrow import compute  # noqa: PLC0415
 
+    size = max(1, chunk_bytes * rows.num_rows // max(1, rows.nbytes))
     for start in range(0, rows.num_rows, size):
         part = rows.slice(start, size)
         fields = [_field(part.column(column.name), column) for column in columns]

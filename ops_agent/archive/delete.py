@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -52,6 +52,7 @@ class Deleter:
     before: datetime | None
     seconds: float = 0
     longest_seconds: float = 0
+    _statements: dict[frozenset[str], str] = field(default_factory=dict)
 
     def delete(self, slice_: Slice, *, durable: bool) -> tuple[Outcome, Mapping[str, int]]:
         """Delete a slice; return what became of it, and the rows by table.
@@ -93,13 +94,17 @@ class Deleter:
             gone = self.connection.execute(KEPT_GONE, [parameters["roots"]]).fetchone()
             if not gone or gone[0]:
                 raise _LeftAloneError
+        filled = self.connection.execute(self.statements.filled()).fetchone() or ()
+        present = frozenset(member for member in filled if member)
+        if present not in self._statements:
+            self._statements[present] = self.statements.delete(present)
         found = {
             member: (rows, versions)
-            for member, rows, versions in self.connection.execute(self.statements.delete(), parameters)
+            for member, rows, versions in self.connection.execute(self._statements[present], parameters)
         }
         if slice_.seen is not None:
             expected = {member: (seen.rows, seen.versions) for member, seen in slice_.seen.items()}
-            if found != {member: expected.get(member, (0, 0)) for member in found}:
+            if {member: pair for member, pair in found.items() if pair[0]} != expected:
                 raise _LeftAloneError
         # By now every table is locked against a new foreign key; one that came before is seen.
         fingerprint = self.connection.execute(catalog.FINGERPRINT).fetchone()

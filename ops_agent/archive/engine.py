@@ -135,6 +135,8 @@ class Vacuum:
         return [each for each in (settle.killed(self.store) if self.store else []) if each.manifest().database == mine]
 
     def _settle_killed(self, connection: psycopg.Connection[Any], families: dict[str, Statements]) -> None:
+        if self.store:
+            settle.remove_unborn(self.store)
         for found in self._killed(connection):
             settle.archive(found, connection, families, self.request.now)
             self.resumed.append(found.archive_id)

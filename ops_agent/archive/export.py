@@ -33,6 +33,10 @@ class Seen:
     rows: int
     versions: Decimal
 
+    def __add__(self, other: Seen) -> Seen:
+        """Add another block of the same table and slice."""
+        return Seen(self.rows + other.rows, self.versions + other.versions)
+
 
 @dataclass(frozen=True)
 class Slice:
@@ -120,13 +124,19 @@ def copy_out(connection: psycopg.Connection[Any], query: Any) -> Iterator[list[b
 
 
 def read(
-    connection: psycopg.Connection[Any], statements: Statements, table: Table, roots: Sequence[str]
-) -> Iterator[tuple[pa.Table, Seen]]:
-    """Yield a table's rows below `roots`, with what identifies their versions."""
+    connection: psycopg.Connection[Any], statements: Statements, table: Table, slices: Sequence[Sequence[str]]
+) -> Iterator[tuple[pa.Table, dict[int, Seen]]]:
+    """Yield a table's rows below the roots of some slices, with what identifies their versions, slice by slice."""
+    roots = [root for each in slices for root in each]
+    known = pa.array(roots, pa.string())
+    number_of = pa.array([number for number, each in enumerate(slices) for _ in each], pa.int32())
     for block in copy_out(connection, statements.export(table.name, roots)):
         rows = columns.parse(table, block, [(_VERSION, pa.int64())])
-        versions = pc.sum(rows.column(0).cast(pa.decimal128(38, 0))).as_py()
-        yield rows.drop_columns([_VERSION]), Seen(rows.num_rows, versions)
+        numbers = number_of.take(pc.index_in(rows.column(1).combine_chunks(), value_set=known))
+        versions = rows.column(0).combine_chunks().cast(pa.decimal128(38, 0))
+        sums = pa.table({"slice": numbers, "v": versions}).group_by("slice").aggregate([("v", "sum"), ("v", "count")])
+        seen = {row["slice"]: Seen(row["v_count"], row["v_sum"]) for row in sums.to_pylist()}
+        yield rows.drop_columns([_VERSION]), seen
 
 
 def publish(archive: Archive, writers: Iterable[Writer], batch: Batch, staged: Mapping[str, Any]) -> Batch:

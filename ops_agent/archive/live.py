@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ops_agent.archive.catalog import FOREIGN_KEYS
+from ops_agent.archive.manifest import Reference
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -25,7 +28,7 @@ _COLUMNS = """
 SELECT n.nspname || '.' || c.relname, a.attname, format_type(a.atttypid, a.atttypmod), NOT a.attnotnull,
   a.atthasdef OR a.attidentity <> '' OR NOT a.attnotnull, a.attgenerated <> ''
 FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE n.nspname || '.' || c.relname = ANY (%s) AND c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped
+WHERE n.nspname = ANY (%s) AND c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped
 """
 _SEQUENCES = """
 SELECT n.nspname || '.' || c.relname, a.attname, pg_sequence_last_value(d.objid)
@@ -33,23 +36,31 @@ FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
 JOIN pg_class c ON c.oid = d.refobjid JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
 WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
-  AND n.nspname || '.' || c.relname = ANY (%s)
+  AND n.nspname = ANY (%s)
 """
 
 
-def schema(connection: Any, tables: Iterable[str]) -> dict[str, dict[str, LiveColumn]]:
-    """Read the columns of `tables` (schema.table); a table that does not exist is left out."""
+def schema(connection: Any, schemas: Iterable[str]) -> dict[str, dict[str, LiveColumn]]:
+    """Read the columns of every table (schema.table)."""
     found: dict[str, dict[str, LiveColumn]] = {}
-    for table, name, *rest in connection.execute(_COLUMNS, [list(tables)]):
+    for table, name, *rest in connection.execute(_COLUMNS, [list(schemas)]):
         found.setdefault(table, {})[name] = LiveColumn(*rest)
     return found
 
 
-def sequences(connection: Any, tables: Iterable[str]) -> dict[str, dict[str, int]]:
+def sequences(connection: Any, schemas: Iterable[str]) -> dict[str, dict[str, int]]:
     """Read the last number that each column's own sequence gave out; 0 if it gave out none."""
     found: dict[str, dict[str, int]] = {}
-    for table, name, last in connection.execute(_SEQUENCES, [list(tables)]):
+    for table, name, last in connection.execute(_SEQUENCES, [list(schemas)]):
         found.setdefault(table, {})[name] = last or 0
+    return found
+
+
+def references(connection: Any) -> dict[str, tuple[Reference, ...]]:
+    """Read the foreign keys by table."""
+    found: dict[str, tuple[Reference, ...]] = {}
+    for child, parent, columns, parent_columns in connection.execute(FOREIGN_KEYS):
+        found[child] = (*found.get(child, ()), Reference(tuple(columns), parent, tuple(parent_columns)))
     return found
 
 

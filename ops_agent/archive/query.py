@@ -70,14 +70,15 @@ def _views(connection: Any, archives: Sequence[Archive]) -> list[str]:
 def _register(connection: Any, archive: Archive) -> None:
     """Let DuckDB read an object store through fsspec; its own extension for S3 would have to be downloaded."""
     filesystem = getattr(archive.store, "filesystem", None)
-    if filesystem is not None and not connection.filesystem_is_registered(filesystem.protocol[0]):
+    if filesystem is None:
+        return
+    names = filesystem.protocol
+    if not connection.filesystem_is_registered(names if isinstance(names, str) else names[0]):
         connection.register_filesystem(filesystem)
 
 
 def _close(connection: Any, locations: Sequence[str]) -> None:
     """From here on no statement reaches any other file of this host."""
-    if any("://" in location for location in locations):
-        return
     quoted = ", ".join("'" + location.replace("'", "''") + "'" for location in locations)
     connection.execute(f"SET allowed_paths = [{quoted}]; SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")

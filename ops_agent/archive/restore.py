@@ -15,6 +15,8 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ops_agent.archive import copy_text, live, reader
+from ops_agent.archive.graph import SCHEMAS
+from ops_agent.archive.keys import Keys, join, outside, quoted, target
 from ops_agent.archive.manifest import DONE, ROOT_COLUMN, Archive, ArchiveError, Batch, Column, Manifest, Table
 
 if TYPE_CHECKING:
@@ -61,6 +63,27 @@ class Source:
         return sorted(self.batches, key=lambda batch: (order[batch.family], batch.number))
 
 
+class _Shelf:
+    """Sources that are read when they are first come to, and once: an object store has many, far away."""
+
+    def __init__(self, coming: Iterator[Source]) -> None:
+        self._coming = coming
+        self._read: list[Source] = []
+
+    def __iter__(self) -> Iterator[Source]:
+        # By number, because looking for one row's parents may start another round in the middle of this one.
+        number = 0
+        while number < len(self._read) or self._more():
+            yield self._read[number]
+            number += 1
+
+    def _more(self) -> bool:
+        source = next(self._coming, None)
+        if source is not None:
+            self._read.append(source)
+        return source is not None
+
+
 @dataclass
 class Outcome:
     """What was put back: rows by table, runs, and roots that were there already."""
@@ -84,29 +107,6 @@ class Outcome:
         }
 
 
-@dataclass(frozen=True)
-class _Keys:
-    """Distinct values of a foreign key; `rows` is a pyarrow.Table of texts, its columns named as the parent's."""
-
-    child: Table
-    columns: tuple[str, ...]
-    parent: str
-    parent_columns: tuple[str, ...]
-    rows: Any
-
-    def without(self, found: Sequence[int]) -> _Keys:
-        import pyarrow as pa  # noqa: PLC0415
-
-        gone = set(found)
-        left = [number for number in range(self.rows.num_rows) if number not in gone]
-        return dataclasses.replace(self, rows=self.rows.take(pa.array(left, pa.int64())))
-
-    def __str__(self) -> str:
-        row = self.rows.slice(0, 1).to_pylist()[0]
-        named = ", ".join(f"{name} = {value}" for name, value in row.items())
-        return f"{self.child.name} ({', '.join(self.columns)}) refers to {self.parent} with {named}"
-
-
 class Restorer:
     """Puts batches back, by a session that commits every statement.
 
@@ -114,25 +114,19 @@ class Restorer:
     """
 
     def __init__(
-        self, connection: Any, sources: Sequence[Source], tell: Callable[[Outcome], None], *, dry_run: bool = False
+        self, connection: Any, sources: Iterable[Source], tell: Callable[[Outcome], None], *, dry_run: bool = False
     ) -> None:
         self.connection = connection
-        self.sources = sources
+        self.sources = _Shelf(iter(sources))
         self.tell = tell
         self.dry_run = dry_run
         self.outcome = Outcome()
-        # Families that other families refer to, and their roots that are put back (or would be): by table and root.
-        self._shared = {
-            source.manifest.table(reference.parent).family
-            for source in sources
-            for table in source.manifest.tables
-            for reference in table.references
-            if any(parent.name == reference.parent for parent in source.manifest.tables)
-        } - {RUNS}
+        self.live = live.schema(connection, SCHEMAS)
+        self.sequences = live.sequences(connection, SCHEMAS)
+        self.references = live.references(connection)
+        # Roots that several batches may ask for as parents, and that are put back (or would be): by table and root.
         self._done: set[tuple[str, str]] = set()
-        names = {table.name for source in sources for table in source.manifest.tables}
-        self.live = live.schema(connection, names)
-        self.sequences = live.sequences(connection, names)
+        self._parents = {key.parent for keys in self.references.values() for key in keys}
 
     def archive(self, source: Source) -> None:
         """Put a whole archive back; nothing is changed if one of its runs cannot go back."""
@@ -149,7 +143,7 @@ class Restorer:
         """Give the planner figures of the tables that grew; the server's own turn may be a minute away."""
         for name, rows in self.outcome.rows.items():
             if rows >= _ANALYZE_ROWS:
-                self.connection.execute(f"ANALYZE {_target(name)}")
+                self.connection.execute(f"ANALYZE {target(name)}")
 
     def run(self, dag_id: str, run_id: str) -> None:
         """Put one run back from the newest archive that has it; raise RestoreError if none has."""
@@ -178,25 +172,30 @@ class Restorer:
         self.outcome.present += len(present - done)
         if not wanted:
             return
-        tables = [table for table in source.manifest.tables if any(file.table == table.name for file in batch.files)]
+        tables = [
+            # The keys that hold now: a newer schema may have more of them than the archive knows.
+            dataclasses.replace(table, references=self.references.get(table.name, ()))
+            for table in source.manifest.tables
+            if any(file.table == table.name for file in batch.files)
+        ]
         self._refuse_misfits(source, tables)
         rows = {table.name: _of(source.rows(batch, table.name), wanted) for table in tables}
         self._refuse_unknown_numbers(rows)
-        outside = list(_outside(tables, rows))
-        for keys in outside:
-            if (missing := self._missing(keys)).rows.num_rows:
+        answered_elsewhere = list(outside(tables, rows))
+        for keys in answered_elsewhere:
+            if missing := keys.missing(self.connection):
                 self._fetch(missing)
         if not self.dry_run:
-            self._write(tables, rows, outside)
+            self._write(tables, rows, answered_elsewhere)
         for table in tables:
             self.outcome.rows[table.name] = self.outcome.rows.get(table.name, 0) + rows[table.name].num_rows
         if batch.family == RUNS:
             self.outcome.runs += [int(root) for root in wanted]
-        if batch.family in self._shared:
+        elif any(table.name in self._parents for table in tables):
             self._done |= {(batch.family, root) for root in wanted}
         self.tell(self.outcome)
 
-    def _write(self, tables: Sequence[Table], rows: dict[str, Any], outside: Sequence[_Keys]) -> None:
+    def _write(self, tables: Sequence[Table], rows: dict[str, Any], outside: Sequence[Keys]) -> None:
         columns = {table.name: self._columns(table) for table in tables}
         texts = (
             (table.name, text) for table in tables for text in copy_text.chunks(rows[table.name], columns[table.name])
@@ -206,8 +205,8 @@ class Restorer:
             for keys in outside:
                 self._lock(keys)
             for name, parts in groupby(_ahead(texts), itemgetter(0)):
-                names = ", ".join(_quoted(column.name) for column in columns[name])
-                with cursor.copy(f"COPY {_target(name)} ({names}) FROM STDIN") as copy:
+                names = ", ".join(quoted(column.name) for column in columns[name])
+                with cursor.copy(f"COPY {target(name)} ({names}) FROM STDIN") as copy:
                     for _, text in parts:
                         copy.write(text)
 
@@ -236,9 +235,9 @@ class Restorer:
     def _present(self, source: Source, batch: Batch, found: Any) -> set[str]:
         """Return the roots that are in the database; raise RestoreError if another row has taken their place."""
         table = source.manifest.table(batch.family)
-        join, values = _join(table, table.primary_key, found)
+        clause, values = join(table, table.primary_key, found)
         if batch.family != RUNS:
-            numbers = [number for (number,) in self.connection.execute(f"SELECT k.n {join}", values)]
+            numbers = [number for (number,) in self.connection.execute(f"SELECT k.n {clause}", values)]
         else:
             numbers = self._present_runs(table, found)
         names = found.column(ROOT_COLUMN).to_pylist()
@@ -248,8 +247,8 @@ class Restorer:
         wanted = found.select(["id", "dag_id", "run_id"]).to_pylist()
         numbers = []
         for keys in (("id",), ("dag_id", "run_id")):
-            join, values = _join(table, keys, found)
-            for number, *here in self.connection.execute(f"SELECT k.n, p.id, p.dag_id, p.run_id {join}", values):
+            clause, values = join(table, keys, found)
+            for number, *here in self.connection.execute(f"SELECT k.n, p.id, p.dag_id, p.run_id {clause}", values):
                 archived = wanted[number - 1]
                 if here != [archived["id"], archived["dag_id"], archived["run_id"]]:
                     raise RestoreError(
@@ -260,28 +259,21 @@ class Restorer:
                 numbers.append(number)
         return numbers
 
-    def _missing(self, keys: _Keys) -> _Keys:
-        join, values = _join(keys.child, keys.columns, keys.rows, keys.parent, keys.parent_columns)
-        found = [number - 1 for (number,) in self.connection.execute(f"SELECT k.n {join}", values)]
-        return keys.without(found)
-
-    def _fetch(self, missing: _Keys) -> None:
+    def _fetch(self, missing: Keys) -> None:
         """Put back the parents from whichever archive has them."""
         for source in self.sources:
             for batch in source.batches:
                 if (parents := source.rows(batch, missing.parent)) is not None:
-                    roots, missing = _roots(parents, source.manifest.table(missing.parent), missing)
+                    roots, missing = missing.among(parents, source.manifest.table(missing.parent))
                     if roots:
                         self.batch(source, batch, roots)
-                    if not missing.rows.num_rows:
+                    if not missing:
                         return
         raise RestoreError(f"{missing}, which neither the database nor an archive has any more")
 
-    def _lock(self, keys: _Keys) -> None:
+    def _lock(self, keys: Keys) -> None:
         """Keep the parents until the commit; one that went meanwhile is found here."""
-        join, values = _join(keys.child, keys.columns, keys.rows, keys.parent, keys.parent_columns)
-        found = [number - 1 for (number,) in self.connection.execute(f"SELECT k.n {join} FOR KEY SHARE OF p", values)]
-        if (missing := keys.without(found)).rows.num_rows:
+        if missing := keys.missing(self.connection, lock=True):
             raise RestoreError(f"{missing}, which was deleted meanwhile; type the command again")
 
 
@@ -302,66 +294,3 @@ def _of(rows: Any, roots: set[str] | None) -> Any:
     if roots is None:
         return rows
     return rows.filter(compute.is_in(rows.column(ROOT_COLUMN), pa.array(sorted(roots), rows[ROOT_COLUMN].type)))
-
-
-def _outside(tables: Sequence[Table], rows: dict[str, Any]) -> Iterator[_Keys]:
-    """Give the foreign keys of the rows that none of the rows answers."""
-    by_name = {table.name: table for table in tables}
-    for table in tables:
-        for reference in table.references:
-            keys = _distinct(rows[table.name], table, reference.columns, reference.parent_columns)
-            if parent := by_name.get(reference.parent):
-                here = _distinct(rows[parent.name], parent, reference.parent_columns, reference.parent_columns)
-                keys = keys.join(here, list(reference.parent_columns), join_type="left anti")
-            if keys.num_rows:
-                yield _Keys(table, reference.columns, reference.parent, reference.parent_columns, keys)
-
-
-def _distinct(rows: Any, table: Table, columns: Sequence[str], names: Sequence[str]) -> Any:
-    """Return the distinct values of some columns as texts, under other names; a key with a NULL refers to nothing."""
-    import pyarrow as pa  # noqa: PLC0415
-
-    types = {column.name: column for column in table.columns}
-    texts = [copy_text.texts(rows.column(column), types[column]) for column in columns]
-    return pa.table(texts, names=list(names)).drop_null().group_by(list(names)).aggregate([])
-
-
-def _roots(parents: Any, table: Table, missing: _Keys) -> tuple[set[str], _Keys]:
-    """Return the roots of the parents that are missing, and the keys that are not among them."""
-    import pyarrow as pa  # noqa: PLC0415
-
-    types = {column.name: column for column in table.columns}
-    texts = [copy_text.texts(parents.column(name), types[name]) for name in missing.parent_columns]
-    names = list(missing.parent_columns)
-    named = pa.table([parents.column(ROOT_COLUMN), *texts], names=[ROOT_COLUMN, *names])
-    found = named.join(missing.rows, names, join_type="left semi")
-    left = missing.rows.join(named.select(names), names, join_type="left anti")
-    return set(found.column(ROOT_COLUMN).to_pylist()), dataclasses.replace(missing, rows=left)
-
-
-def _join(
-    table: Table, columns: Sequence[str], rows: Any, parent: str = "", parent_columns: Sequence[str] = ()
-) -> tuple[str, list[Any]]:
-    """Return the FROM clause that finds `rows` in the database as p, numbered from 1 as k.n, and its values."""
-    types = {column.name: column for column in table.columns}
-    names = parent_columns or columns
-    values = [
-        copy_text.texts(rows.column(name), types[column]).to_pylist()
-        for name, column in zip(names, columns, strict=True)
-    ]
-    lists = ", ".join(["%s::text[]"] * len(names))
-    aliases = ", ".join(f"c{number}" for number in range(len(names)))
-    matches = " AND ".join(
-        f"p.{_quoted(name)} = k.c{number}::{types[column].type}"
-        for number, (name, column) in enumerate(zip(names, columns, strict=True))
-    )
-    target = _target(parent or table.name)
-    return f"FROM unnest({lists}) WITH ORDINALITY AS k({aliases}, n) JOIN {target} p ON {matches}", values
-
-
-def _target(table: str) -> str:
-    return ".".join(_quoted(part) for part in table.split(".", 1))
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

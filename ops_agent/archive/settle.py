@@ -41,6 +41,13 @@ def killed(store: Store) -> list[Archive]:
     return [archive for archive in archives(store) if _state(archive) == RUNNING]
 
 
+def remove_unborn(store: Store) -> None:
+    """Remove what is left of a vacuum that was killed before its manifest was written; the lock is held."""
+    for found in archives(store):
+        if not store.list(found.archive_id):
+            store.remove(found.archive_id)
+
+
 def archive(
     found: Archive, connection: psycopg.Connection[Any], families: dict[str, Statements], now: datetime
 ) -> Manifest:

@@ -184,15 +184,17 @@ UNION ALL
             )
         return found
 
-    def delete(self) -> str:
+    def delete(self, filled: Iterable[str]) -> str:
         """Delete %(roots)s with all that hangs off them; for each member: its name, rows, sum of the versions.
 
-        One statement has one snapshot, so every part sees the rows that the others delete, and children go as well.
+        Members that are not `filled` hold no row at all. One statement has one snapshot, so every part sees the rows
+        that the others delete, and children go as well.
         """
-        parents = [member for member in self.family.members if any(edge.parent == member for edge in self.family.edges)]
-        keys = [self._keys(member) for member in dict.fromkeys([self.family.root, *parents])]
+        members = [member for member in self.family.members if member in set(filled)]
+        wanted = {edge.parent for member in members for edge in self._chain(member)}
+        keys = [self._keys(member) for member in self.family.members if member in wanted]
         deletions, sums = [], []
-        for number, member in enumerate(reversed(self.family.members)):
+        for number, member in enumerate(reversed(members)):
             deletions.append(f"d{number} AS (DELETE FROM {name(member)} AS x {self._using(member)})")
             sums.append(f"SELECT '{member}', count(*), coalesce(sum(v), 0) FROM d{number}")
         return f"WITH {', '.join([*keys, *deletions])} {' UNION ALL '.join(sums)}"

@@ -134,9 +134,13 @@ class ObjectStore:
 
         filesystem, self._root = fsspec.core.url_to_fs(url)
         self._filesystem: Any = filesystem
-        self._scheme = url.split("://", 1)[0]
         self._spool = spool
         self.url = url.rstrip("/")
+
+    @property
+    def filesystem(self) -> Any:
+        """What fsspec reaches it by."""
+        return self._filesystem
 
     def read(self, path: str) -> bytes:
         """Download it."""
@@ -180,7 +184,7 @@ class ObjectStore:
 
     def location(self, path: str) -> str:
         """Return its URL."""
-        return f"{self._scheme}://{self._path(path).lstrip('/')}"
+        return str(self._filesystem.unstrip_protocol(self._path(path)))
 
     def _path(self, path: str) -> str:
         return f"{self._root.rstrip('/')}/{path}"

@@ -76,7 +76,10 @@ def test_hba_lets_in_the_fleet_and_nobody_else(rendered: dict[str, str]) -> None
     assert {rule[2] for rule in remote} == {f"airflow,celery,ops,monitor,{own}"}
     assert all(re.fullmatch(r"10\.77\.0\.\d+/32", rule[3]) for rule in remote)
     assert {rule[-1] for rule in rules} == {"scram-sha-256", "peer"}
-    assert [rule for rule in rules if rule[-1] == "peer"] == [["local", "all", "postgres", "peer"]]
+    assert [rule for rule in rules if rule[-1] == "peer"] == [
+        ["local", "all", "postgres", "peer"],
+        ["local", "airflow", "archive", "peer"],
+    ]
 
 
 def test_no_rendered_file_carries_a_password(rendered: dict[str, str]) -> None:

@@ -43,8 +43,8 @@ INSERT INTO task_instance (id, task_id, dag_id, run_id, map_index, start_date, e
   max_tries, hostname, unixname, pool, pool_slots, queue, priority_weight, operator, queued_dttm, scheduled_dttm,
   queued_by_job_id, last_heartbeat_at, pid, executor_config, updated_at, context_carrier, span_status,
   external_executor_id, task_display_name, dag_version_id)
-SELECT (lpad(to_hex((extract(epoch FROM s) * 1000)::bigint), 12, '0') || '7' || substr(md5(r.id::text || k), 1, 3) || '8'
-  || substr(md5(k || r.id::text), 1, 15))::uuid,
+SELECT (lpad(to_hex((extract(epoch FROM s) * 1000)::bigint), 12, '0') || '7' || substr(md5(r.id::text || k), 1, 3)
+  || '8' || substr(md5(k || r.id::text), 1, 15))::uuid,
   'task_' || k, r.dag_id, r.run_id, -1, s, s + d * interval '1 s', d,
   CASE WHEN k = 9 AND r.state = 'failed' THEN 'failed' ELSE 'success' END, 1 + (random() < 0.1)::int, 2,
   'worker-io' || 1 + (random() * 3)::int, 'airflow', 'default_pool', 1, 'io', 1, 'PythonOperator',
@@ -58,8 +58,9 @@ CROSS JOIN LATERAL (
 ORDER BY r.id, k""",
     """
 INSERT INTO task_instance_history (task_instance_id, task_id, dag_id, run_id, map_index, try_number, start_date,
-  end_date, duration, state, max_tries, hostname, unixname, pool, pool_slots, queue, priority_weight, operator, queued_dttm,
-  scheduled_dttm, pid, executor_config, updated_at, context_carrier, span_status, task_display_name, dag_version_id)
+  end_date, duration, state, max_tries, hostname, unixname, pool, pool_slots, queue, priority_weight, operator,
+  queued_dttm, scheduled_dttm, pid, executor_config, updated_at, context_carrier, span_status, task_display_name,
+  dag_version_id)
 SELECT gen_random_uuid(), task_id, dag_id, run_id, map_index, 1, start_date - interval '30 s', start_date, 30, 'failed',
   max_tries, hostname, unixname, pool, pool_slots, queue, priority_weight, operator, queued_dttm, scheduled_dttm, pid,
   executor_config, start_date, context_carrier, span_status, task_display_name, dag_version_id

@@ -55,8 +55,9 @@ def test_settings_are_all_in_force(host: Machine) -> None:
 def test_every_login_has_a_scram_verifier_and_no_more_rights_than_it_needs(host: Machine) -> None:
     rows = superuser(
         host,
-        "SELECT rolname FROM pg_authid WHERE rolcanlogin AND rolname NOT IN ('postgres', 'archive') AND (rolsuper"
-        " OR rolcreatedb OR rolreplication OR rolbypassrls OR rolpassword IS NULL OR rolpassword NOT LIKE 'SCRAM-SHA-256$%')",
+        "SELECT rolname FROM pg_authid WHERE rolcanlogin AND rolname NOT IN ('postgres', 'archive')"
+        " AND (rolsuper OR rolcreatedb OR rolreplication OR rolbypassrls"
+        " OR rolpassword IS NULL OR rolpassword NOT LIKE 'SCRAM-SHA-256$%')",
     )
     assert rows == []
 

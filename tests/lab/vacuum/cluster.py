@@ -26,11 +26,16 @@ port = {PORT}
 listen_addresses = '{MACHINE}'
 unix_socket_directories = '/tmp'
 max_connections = 60
-autovacuum = off
+%s
 END
 echo 'host all all 10.77.0.0/24 trust' >> {DATA}/pg_hba.conf
 {BINARIES}/pg_ctl -D {DATA} -w -l {DATA}/server.log start >/dev/null
 """
+QUICK = "autovacuum = off\nfsync = off\nfull_page_writes = off"
+REAL = (
+    "shared_buffers = 512MB\nmax_wal_size = 4GB\nwal_compression = lz4\nrandom_page_cost = 1.1\n"
+    "checkpoint_timeout = 15min"
+)
 # What role postgres grants it.
 ROLES = """
 CREATE ROLE airflow LOGIN; CREATE ROLE celery LOGIN; CREATE ROLE archive LOGIN;
@@ -51,8 +56,9 @@ def name(table: str) -> sql.Identifier:
 class Cluster:
     """The running cluster; a database a test."""
 
-    def __init__(self) -> None:
-        shell(CREATE)
+    def __init__(self, *, durable: bool = False) -> None:
+        """`durable` is for figures: like a real one, while the tests' own only has to be quick."""
+        shell(CREATE % (REAL if durable else QUICK))
         self.admin("postgres", ROLES)
         self.admin("postgres", f"CREATE DATABASE {TEMPLATE} OWNER airflow")
         dump = shell(
@@ -65,9 +71,9 @@ class Cluster:
         self.admin(TEMPLATE, dump)
         self.admin("postgres", f"ALTER DATABASE {TEMPLATE} IS_TEMPLATE true")
 
-    def fresh(self, database: str) -> str:
+    def fresh(self, database: str, template: str = TEMPLATE) -> str:
         self.admin("postgres", f"DROP DATABASE IF EXISTS {database} WITH (FORCE)")
-        self.admin("postgres", f"CREATE DATABASE {database} TEMPLATE {TEMPLATE}")
+        self.admin("postgres", f"CREATE DATABASE {database} TEMPLATE {template}")
         return database
 
     def dsn(self, database: str, user: str = "archive") -> str:

@@ -44,7 +44,7 @@ def test_shortest_text_of_a_float_is_exact() -> None:
 
 def test_chunks_lose_no_row() -> None:
     rows = pa.table({"a": pa.array(range(25), pa.int32())})
-    parts = list(copy_text.chunks(rows, [column("integer")], size=10))
+    parts = list(copy_text.chunks(rows, [column("integer")], chunk_bytes=10 * 4))
     assert len(parts) == 3
     assert b"".join(parts) == b"".join(b"%d\n" % number for number in range(25))
 

@@ -1,10 +1,12 @@
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ops_agent.archive import query
-from ops_agent.archive.manifest import EXPORTED, Archive, ArchiveError
+from ops_agent.archive import prune, query, verify
+from ops_agent.archive.manifest import EXPORTED, Archive, ArchiveError, archives
+from ops_agent.archive.store import open_store
 from tests.unit.ops_agent.archive import shelf
 
 
@@ -69,3 +71,31 @@ def test_anything_but_one_select_over_the_archives_is_refused(tmp_path: Path, sq
 def test_rows_that_are_still_in_the_database_are_not_answered(tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match="dag_run"):
         rows([shelf.write(tmp_path, batch_state=EXPORTED)], "SELECT * FROM dag_run")
+
+
+@pytest.fixture
+def bucket(tmp_path: Path) -> Iterator[Archive]:
+    """An archive in an object store, which lives in memory."""
+    local = shelf.write(tmp_path)
+    store = open_store("memory://bucket/production")
+    for path in local.store.list(local.archive_id):
+        store.write(path, local.store.read(path))
+    (archive,) = archives(store)
+    yield archive
+    store.remove("")
+
+
+def test_archive_in_an_object_store_is_verified_queried_and_removed(bucket: Archive) -> None:
+    assert verify.verify(bucket).problems == []
+    assert rows([bucket, bucket], "SELECT DISTINCT archive, dag_id FROM dag_run ORDER BY 2") == [
+        [bucket.archive_id, "a"],
+        [bucket.archive_id, "b"],
+    ]
+    prune.remove(bucket)
+    assert archives(bucket.store) == []
+
+
+@pytest.mark.parametrize("file", ["/etc/passwd", "memory://bucket/other"])
+def test_query_of_an_object_store_reaches_nothing_else(bucket: Archive, file: str) -> None:
+    with pytest.raises(ArchiveError, match="disabled by configuration"):
+        rows([bucket], f"SELECT * FROM read_text('{file}')")
