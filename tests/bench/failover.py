@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 DEADLINE_SECONDS = 60
 PROBE_EVERY_SECONDS = 0.25
+COST_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ TARGETS = {
     "planned switchover: order to first new task": Target(p95=1.5),
     "running tasks re-owned after the new scheduler's start": Target(p95=5),
     "fencing": Target(unit="ms", p95=50),
+    "what keepers cost the database": Target(unit="% of a core", p95=1),
 }
 
 
@@ -92,6 +94,15 @@ class Bench:
         self.take("planned switchover: order to first new task", seconds)
         self._fenced()
 
+    def cost(self) -> None:
+        """Measure how much of the database server's time the keepers' calls take while nothing happens."""
+        settled(180)
+        query = "SELECT sum(total_exec_time) FROM pg_stat_statements WHERE query LIKE 'SELECT ops.%' AND toplevel"
+        before, began = self.database.value(query), time.monotonic()
+        time.sleep(COST_SECONDS)
+        spent = float(self.database.value(query) - before) / 1000
+        self.take("what keepers cost the database", 100 * spent / (time.monotonic() - began))
+
     def _adopted(self, job: int, standby: str) -> None:
         """Measure when the last of the dead scheduler's running tasks was the new one's."""
         until(lambda: not orphans(self.database, job), DEADLINE_SECONDS, "the running tasks to have a new owner")
@@ -125,6 +136,7 @@ SCENARIOS: dict[str, Callable[[Bench], None]] = {
     "scheduler": lambda bench: bench.fault("scheduler killed", _kill(scheduler_pid)),
     "keeper": lambda bench: bench.fault("keeper killed", _kill(keeper_pid)),
     "switchover": Bench.switch_over,
+    "cost": Bench.cost,
     "cut": lambda bench: bench.fault(
         "cut off from the database", _from_outside(lambda host: machines.cut(host, DATABASE)), machines.mend
     ),

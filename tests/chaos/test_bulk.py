@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.chaos.lab import SCHEDULERS, UNIT, Database, scheduler_pid, settled, shell, until
+from tests.chaos.lab import UNIT, Database, scheduler_pid, settled, shell, until
 from tests.chaos.load import Load
 from tests.chaos.recovery import newest_job
 
@@ -16,7 +16,9 @@ WIDE = {
     "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": 256,
 }
 QUEUED = "SELECT count(*) FROM task_instance WHERE dag_id = 'chaos_bulk' AND state = 'queued'"
-# A task that was sent is running, ended, or known to Celery's worker; with four slots that takes its time.
+# What one loop marks queued, in one transaction, before it begins to send: at least so many of the two hundred.
+BULK = 100
+# Four slots and two cores.
 DONE_SECONDS = 400
 
 
@@ -51,18 +53,12 @@ def test_scheduler_killed_in_the_middle_of_a_bulk_send(database: Database, load:
     pid, job = scheduler_pid(active), newest_job(database)
     since = shell(standby, "date +%s")
     load.start("chaos_bulk")
-    until(lambda: database.value(QUEUED) >= 50, 60, "the bulk to be queued", every=0.01)
+    until(lambda: database.value(QUEUED) >= BULK, 60, "the bulk to be queued", every=0.01)
     shell(active, f"kill -9 {pid}")
-    until(lambda: newest_job(database) > job, 15, "the other host's scheduler")
-    again = until(
-        lambda: shell(standby, f"journalctl -u {UNIT} --since @{since} --no-pager | grep 'queued tasks again'"), 30, ""
-    )
-    assert again
+    until(lambda: newest_job(database) > job, 20, "the other host's scheduler")
+    said = f"journalctl -u {UNIT} --since @{since} --no-pager | grep -o 'sending .* queued tasks again' || true"
+    until(lambda: shell(standby, said), 30, "tasks to be sent again")
     left = f"{QUEUED} AND queued_by_job_id <= {job}"
-    until(lambda: database.value(left) == 0, 15, "every queued task to have a new owner")
+    until(lambda: database.value(left) == 0, 30, "every queued task to have a new owner")
     unfinished = "SELECT count(*) FROM task_instance WHERE dag_id = 'chaos_bulk' AND state IS DISTINCT FROM 'success'"
     until(lambda: database.value(unfinished) == 0, DONE_SECONDS, "all of the bulk to have run", every=2)
-
-
-def test_hosts_are_back_on_their_own_settings() -> None:
-    assert [shell(host, f"ls {DROP_IN} 2>/dev/null || true") for host in SCHEDULERS] == ["", ""]
