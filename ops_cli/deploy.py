@@ -125,7 +125,7 @@ class _Job:
         self.steps.now("asking what serves now")
         self.before = self.hosts.health(_HOUR_SECONDS)
         current = self.hosts.all()["current"]
-        self.old = self.hosts.show(current) if current else {}
+        self.old = self.hosts.known(current)
         self.done.result.previous = current
         if self.old.get("digest") == packed.digest:
             self.done.result.release = str(current)

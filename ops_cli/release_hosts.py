@@ -124,6 +124,13 @@ class ReleaseHosts:
         """Return a release's manifest."""
         return self._release(f"show {shlex.quote(release)}")
 
+    def known(self, release: str | None) -> dict[str, Any]:
+        """Return what is known of a release that a link names: its manifest, or nothing if it is gone or damaged."""
+        if release:
+            with suppress(RemoteError):
+                return self.show(release)
+        return {}
+
     def prune(self, keep: int) -> dict[str, Any]:
         """Remove the releases that nothing needs but the `keep` newest."""
         return self._release(f"prune --keep {keep}", _PUBLISH_SECONDS)

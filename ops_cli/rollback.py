@@ -40,7 +40,7 @@ def rollback(
             raise OpsError("there is no previous release; type: ops releases")
         if wanted == listed["current"]:
             raise OpsError(f"{wanted} serves already; type: ops releases")
-        old, new = hosts.show(listed["current"]), hosts.show(wanted)
+        old, new = hosts.known(listed["current"]), hosts.show(wanted)
         done.changes = changes.between(old, new, hosts.served()["dags"])
         done.result = Result(wanted, listed["current"])
         steps.rest()

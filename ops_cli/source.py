@@ -64,7 +64,9 @@ def collect(path: Path, work: Path, *, ref: str = "", message: str = "", allow_d
         if ref:
             raise UsageError(f"{path} is in no git repository, so there is no {ref} to deploy; leave --git-ref out")
         as_it_stands(path, work)
-        return Source(archive, contents(archive), deployer(), message or f"{path.resolve().name}, not from git")
+        origin = {"path": str(path.resolve()), "deployed_by": deployer()}
+        text = message or f"{path.resolve().name}, not from git"
+        return Source(archive, contents(archive), deployer(), text, origin=origin)
     commit = _git(path, "rev-parse", "--verify", "--quiet", f"{ref or 'HEAD'}^{{commit}}", check=False)
     if not commit:
         raise UsageError(f"{top} has no commit {ref or 'HEAD'}; type: git -C {top} log --oneline")

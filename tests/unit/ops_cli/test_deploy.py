@@ -60,6 +60,9 @@ class Fleet:
     def show(self, release: str) -> dict[str, Any]:
         return self.manifests[release]
 
+    def known(self, release: str) -> dict[str, Any]:
+        return self.manifests.get(release, {})
+
     def validate(self, _archive: Path, *, pools: list[str]) -> tuple[str, bool]:
         assert pools == ["default_pool"]
         self.calls.append("validate")
@@ -83,7 +86,7 @@ class Fleet:
         raise AssertionError("nothing is served from the old release")
 
     def served(self) -> dict[str, Any]:
-        dags = (self.manifests[self.current]["validation"])["dags"]
+        dags = self.known(self.current).get("validation", {"dags": []})["dags"]
         errors = [{"file": self.broken, "error": "NameError: x"}] if self.broken and self.current == NEW else []
         seen = [{"dag_id": dag["dag_id"], "file": dag["file"], "release": self.current} for dag in dags]
         return {"bundle_release": self.current, "dags": seen, "import_errors": errors}
@@ -192,6 +195,13 @@ def test_rollback_to_what_serves_already_is_refused(fleet: Fleet, capsys: pytest
     assert main.run(["rollback", OLD, "--yes"]) == 1
     assert f"{OLD} serves already" in capsys.readouterr().err
     assert fleet.calls == ["lock rollback"]
+
+
+def test_rollback_from_a_release_that_is_gone_works(fleet: Fleet) -> None:
+    before = fleet.previous
+    fleet.current = "20260103T000000Z-ddddddd"
+    assert main.run(["rollback", before, "--yes"]) == 0
+    assert fleet.current == before
 
 
 def test_dry_rollback_changes_nothing(fleet: Fleet) -> None:

@@ -85,6 +85,7 @@ def test_directory_outside_of_git_is_packed_as_it_stands(tmp_path: Path, work: P
     (folder / "a.py").write_text("")
     packed = source.collect(folder, work)
     assert (packed.commit, list(packed.files)) == ("", ["a.py"])
+    assert packed.origin == {"path": str(folder), "deployed_by": source.deployer()}
     with pytest.raises(UsageError, match="no git repository"):
         source.collect(folder, work, ref="main")
 
