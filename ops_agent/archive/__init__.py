@@ -9,11 +9,14 @@ Module map; each imports only what stands above it:
 - `graph`     the committed list of families (what hangs off a dag run, what stands alone) and the check of it against
               the catalog: whatever it does not know by name is refused before anything is changed.
 - `policy`    which runs and rows are old enough: the policy's YAML as SQL.
+- `session`   the engine's database sessions; `statements` the SQL of a family, put together from its edges.
 - `export`    COPY out of the database into Parquet files, and the proof that they hold what was read.
+- `batches`   walks through a family, exports what may go, and gives it in batches of slices.
 - `delete`    the bounded transaction that takes away exactly the row versions that were exported.
 - `pace`      when to slow down: the latency of a scheduler-like probe, heartbeats, replication lag.
 - `settle`    what is left of a run that was killed: makes files and database agree, batch by batch.
-- `engine`    the loop over families, batches and slices; prints progress.
+- `maintain`  VACUUM (ANALYZE) afterwards, and giving space back to the disk.
+- `engine`    the loop over families, batches and slices.
 - `vacuum`    `ops-agent vacuum`: arguments in, JSON lines out.
 - `lock`      one advisory lock for everybody who moves rows out or back.
 - `reader`    a data file, checked against the manifest before a row of it is used.

@@ -63,13 +63,16 @@ class Source:
     before: datetime | None
     longest_seconds: float = 0
     _page: int = _PAGE
-    _slowest: float = 0
+    _keyed: list[str] = field(default_factory=list)
     _read: Length = field(default_factory=lambda: Length(size=1000, largest=50_000))
 
     def __post_init__(self) -> None:
         """Leave out the tables that hold nothing: should a row come, the slice it belongs to is not deleted."""
-        filled = self.connection.execute(self.statements.filled()).fetchone() or ()
+        filled = self.connection.execute(self.statements.filled(self.tables)).fetchone() or ()
         self.tables = {name: table for name, table in self.tables.items() if name in filled}
+        self._keyed = self.statements.keyed(set(self.tables)) if self.archive else []
+        for member in self._keyed:
+            self.connection.execute(self.statements.key_table(member))
 
     def roots(self) -> Iterator[tuple[str, int]]:
         """Yield the keys of roots that may go, and how many rows hang off each (roughly); no statement takes long."""
@@ -128,17 +131,20 @@ class Source:
                 yield builder.finish()
             limit = min(limit * 2, _BATCH_READS)
 
-    def read(self, table: Table, group: list[tuple[tuple[str, ...], int]]) -> Iterator[tuple[Any, dict[int, Seen]]]:
-        """Read a table's rows."""
+    def read(self, group: list[tuple[tuple[str, ...], int]]) -> Iterator[tuple[Table, Any, dict[int, Seen]]]:
+        """Read what hangs off the roots of some slices, table by table, in one transaction that changes nothing."""
         started = time.monotonic()
-        yield from export.read(self.connection, self.statements, table, [roots for roots, _ in group])
-        self._slowest = max(self._slowest, time.monotonic() - started)
-
-    def learn(self, group: list[tuple[tuple[str, ...], int]]) -> None:
-        """Take the slowest of a group's statements for the size of the next group."""
-        self._read.took(sum(weight for _, weight in group), self._slowest)
-        self.longest_seconds = max(self.longest_seconds, self._slowest)
-        self._slowest = 0
+        slices = [roots for roots, _ in group]
+        with self.connection.transaction():
+            for member in self._keyed:
+                parameters = {"roots": [root for roots in slices for root in roots]}
+                self.connection.execute(self.statements.keep_keys(member, self._keyed), parameters)
+            for table in self.tables.values():
+                for rows, seen in export.read(self.connection, self.statements, table, slices, self._keyed):
+                    yield table, rows, seen
+        seconds = time.monotonic() - started
+        self._read.took(sum(weight for _, weight in group), seconds)
+        self.longest_seconds = max(self.longest_seconds, seconds)
 
     def _took(self, seconds: float) -> None:
         self.longest_seconds = max(self.longest_seconds, seconds)
@@ -169,21 +175,22 @@ class _Builder:
             self.slices += [Slice(roots, weight, None) for roots, weight in group]
             return
         seen: list[dict[str, Seen]] = [{} for _ in group]
-        for name, table in self.source.tables.items():
-            for rows, parts in self.source.read(table, group):
-                for number, part in parts.items():
-                    before = seen[number].get(name)
-                    seen[number][name] = before + part if before else part
-                self._write(table, rows)
-        self.source.learn(group)
+        for table, rows, parts in self.source.read(group):
+            for number, part in parts.items():
+                before = seen[number].get(table.name)
+                seen[number][table.name] = before + part if before else part
+            self._write(table, rows)
         self.slices += [Slice(roots, weight, each) for (roots, weight), each in zip(group, seen, strict=True)]
 
     def finish(self) -> Exported:
         """Make the batch durable and prove it."""
+        root = self.source.statements.family.root
         if self.source.archive is None:
             return Exported(None, tuple(self.slices))
-        roots = sum(len(each.roots) for each in self.slices)
-        batch = Batch(self._number, self.source.statements.family.root, EXPORTED, roots, ())
+        if root not in self._writers:
+            # Somebody else deleted all of it since it was found.
+            return Exported(None, ())
+        batch = Batch(self._number, root, EXPORTED, self._writers[root].count, ())
         batch = export.publish(self.source.archive, self._writers.values(), batch, self._staged)
         seconds = time.monotonic() - self._started
         return Exported(batch, tuple(self.slices), sum(file.bytes for file in batch.files), seconds)

@@ -52,7 +52,12 @@ class Deleter:
     before: datetime | None
     seconds: float = 0
     longest_seconds: float = 0
+    _filled: set[str] = field(default_factory=set)
     _statements: dict[frozenset[str], str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Start from the root, whose rows are what is deleted."""
+        self._filled.add(self.statements.family.root)
 
     def delete(self, slice_: Slice, *, durable: bool) -> tuple[Outcome, Mapping[str, int]]:
         """Delete a slice; return what became of it, and the rows by table.
@@ -84,23 +89,17 @@ class Deleter:
 
     def _delete(self, slice_: Slice) -> dict[str, int]:
         parameters = {"roots": list(slice_.roots), "before": self.before}
-        for statement in self.statements.locks():
-            self.connection.execute(statement, parameters)
-        # With the locks held no row can come to hang off these any more, and none of them can change.
-        still = self.connection.execute(self.statements.still(), parameters).fetchone()
-        if not still or still[0] != len(slice_.roots):
-            raise _LeftAloneError
-        if self.statements.family.root == RUNS:
-            gone = self.connection.execute(KEPT_GONE, [parameters["roots"]]).fetchone()
-            if not gone or gone[0]:
-                raise _LeftAloneError
-        filled = self.connection.execute(self.statements.filled()).fetchone() or ()
-        present = frozenset(member for member in filled if member)
-        if present not in self._statements:
-            self._statements[present] = self.statements.delete(present)
+        family = self.statements.family
+        if slice_.seen is None or not family.plain:
+            for statement in self.statements.locks():
+                self.connection.execute(statement, parameters)
+        # With the locks held no row can come to hang off these any more. Rows that are as they were exported may go as
+        # they might then; only what has come to refer to them meanwhile has to be looked for.
+        if slice_.seen is None or any(edge.parent in slice_.seen for edge in family.barriers):
+            self._refuse_changed(slice_, parameters)
         found = {
             member: (rows, versions)
-            for member, rows, versions in self.connection.execute(self._statements[present], parameters)
+            for member, rows, versions in self.connection.execute(self._statement(), parameters)
         }
         if slice_.seen is not None:
             expected = {member: (seen.rows, seen.versions) for member, seen in slice_.seen.items()}
@@ -111,3 +110,27 @@ class Deleter:
         if not fingerprint or fingerprint[0] != self.statements.catalog.fingerprint:
             raise ArchiveError("the schema of the database changed under this vacuum; type the command again")
         return {member: rows for member, (rows, _) in found.items()}
+
+    def _statement(self) -> str:
+        """Return what deletes, without the members that hold nothing; one that came to hold a row is in from then on.
+
+        Only those that were empty are asked: a table at whose beginning all rows are dead takes long to answer.
+        """
+        members = self.statements.family.members
+        empty = [member for member in members if member not in self._filled]
+        if empty:
+            filled = self.connection.execute(self.statements.filled(empty)).fetchone() or ()
+            self._filled |= {member for member in filled if member}
+        present = frozenset(self._filled)
+        if present not in self._statements:
+            self._statements[present] = self.statements.delete(present)
+        return self._statements[present]
+
+    def _refuse_changed(self, slice_: Slice, parameters: dict[str, Any]) -> None:
+        still = self.connection.execute(self.statements.still(), parameters).fetchone()
+        if not still or still[0] != len(slice_.roots):
+            raise _LeftAloneError
+        if self.statements.family.root == RUNS:
+            gone = self.connection.execute(KEPT_GONE, [parameters["roots"]]).fetchone()
+            if not gone or gone[0]:
+                raise _LeftAloneError

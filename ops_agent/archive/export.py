@@ -14,7 +14,7 @@ from ops_agent.archive import columns
 from ops_agent.archive.manifest import EXPORTED, Archive, ArchiveError, Batch, DataFile, Table, data_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
     from decimal import Decimal
 
     import psycopg
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _VERSION = "__version"
 _BLOCK_BYTES = 4 << 20
 _ROW_GROUP_BYTES = 32 << 20
+_SAMPLE_ROWS = 2000
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,12 @@ class Writer:
         kept = pa.concat_tables(self.rows).combine_chunks() if self.rows else columns.schema(self.table).empty_table()
         if self._out is None:
             self._out = parquet.ParquetWriter(
-                path, columns.schema(self.table), compression="zstd", compression_level=3, store_schema=False
+                path,
+                columns.schema(self.table),
+                compression="zstd",
+                compression_level=3,
+                use_dictionary=_repetitive(kept),
+                store_schema=False,
             )
         self._out.write_table(kept, row_group_size=max(kept.num_rows, 1))
         self.rows, self.nbytes = [], 0
@@ -124,13 +130,20 @@ def copy_out(connection: psycopg.Connection[Any], query: Any) -> Iterator[list[b
 
 
 def read(
-    connection: psycopg.Connection[Any], statements: Statements, table: Table, slices: Sequence[Sequence[str]]
+    connection: psycopg.Connection[Any],
+    statements: Statements,
+    table: Table,
+    slices: Sequence[Sequence[str]],
+    keyed: Collection[str] = (),
 ) -> Iterator[tuple[pa.Table, dict[int, Seen]]]:
-    """Yield a table's rows below the roots of some slices, with what identifies their versions, slice by slice."""
+    """Yield a table's rows below the roots of some slices, with what identifies their versions, slice by slice.
+
+    `keyed` members have their keys in temporary tables (`Statements.keep_keys`).
+    """
     roots = [root for each in slices for root in each]
     known = pa.array(roots, pa.string())
     number_of = pa.array([number for number, each in enumerate(slices) for _ in each], pa.int32())
-    for block in copy_out(connection, statements.export(table.name, roots)):
+    for block in copy_out(connection, statements.export(table.name, roots, keyed)):
         rows = columns.parse(table, block, [(_VERSION, pa.int64())])
         numbers = number_of.take(pc.index_in(rows.column(1).combine_chunks(), value_set=known))
         versions = rows.column(0).combine_chunks().cast(pa.decimal128(38, 0))
@@ -157,6 +170,12 @@ def publish(archive: Archive, writers: Iterable[Writer], batch: Batch, staged: M
 def data_file(table: str, path: str, rows: int, content: bytes) -> DataFile:
     """Describe a file by its content."""
     return DataFile(table, path, rows, len(content), hashlib.sha256(content).hexdigest())
+
+
+def _repetitive(rows: pa.Table) -> list[str]:
+    """Name the columns whose values recur; a dictionary of the others would only be written besides them."""
+    sample = rows.slice(0, _SAMPLE_ROWS)
+    return [name for name in rows.column_names if pc.count_distinct(sample.column(name)).as_py() * 2 <= sample.num_rows]
 
 
 def _digest(rows: pa.Table) -> bytes:

@@ -58,6 +58,11 @@ class Family:
         """The family's tables, parents before children."""
         return (self.root, *dict.fromkeys(edge.child for edge in self.edges))
 
+    @property
+    def plain(self) -> bool:
+        """Whether its rows depend on nothing but themselves: one that is as it was exported may still go."""
+        return not self.edges and not self.barriers and self.condition == "true"
+
     def parents(self) -> tuple[str, ...]:
         """Members that rows may come to refer to: they are locked before anything is deleted."""
         referred = {edge.parent for edge in (*self.edges, *self.barriers) if edge.key}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 from ops_agent.archive.manifest import DONE, ROOT_COLUMN, ArchiveError
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from ops_agent.archive.manifest import Archive
 
 _BATCH_ROWS = 1000
+# The database is this host's first duty.
+LIMITS = "SET TimeZone = 'UTC'; SET threads = 1; SET memory_limit = '256MB'; SET max_temp_directory_size = '10GB'"
 _ARCHIVE = "regexp_extract(__file, '([0-9]{8}T[0-9]{6}Z-[0-9a-f]{6})/data/', 1) AS archive"
 
 
@@ -25,8 +28,10 @@ def query(archives: Sequence[Archive], sql: str) -> Iterator[dict[str, Any]]:
     import duckdb  # noqa: PLC0415 - hosts without an archive engine have none
 
     connection = duckdb.connect(":memory:")
+    # Not /tmp, which is memory on the fleet's machines.
+    spool = tempfile.TemporaryDirectory(prefix="ops-archive-", dir="/var/tmp")
     try:
-        connection.execute("SET TimeZone = 'UTC'; SET memory_limit = '256MB'; SET threads = 1")
+        connection.execute(f"{LIMITS}; SET temp_directory = '{spool.name}'")
         locations = _views(connection, archives)
         _close(connection, locations)
         statements = connection.extract_statements(sql)
@@ -42,6 +47,7 @@ def query(archives: Sequence[Archive], sql: str) -> Iterator[dict[str, Any]]:
         raise ArchiveError(f"the query cannot be answered: {error}") from error
     finally:
         connection.close()
+        spool.cleanup()
 
 
 def _views(connection: Any, archives: Sequence[Archive]) -> list[str]:

@@ -187,8 +187,9 @@ class Restorer:
                 self._fetch(missing)
         if not self.dry_run:
             self._write(tables, rows, answered_elsewhere)
-        for table in tables:
-            self.outcome.rows[table.name] = self.outcome.rows.get(table.name, 0) + rows[table.name].num_rows
+        for name, back in rows.items():
+            if back.num_rows:
+                self.outcome.rows[name] = self.outcome.rows.get(name, 0) + back.num_rows
         if batch.family == RUNS:
             self.outcome.runs += [int(root) for root in wanted]
         elif any(table.name in self._parents for table in tables):

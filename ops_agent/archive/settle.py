@@ -58,29 +58,31 @@ def archive(
         if settled.state != DONE:
             if settled.family not in families:
                 raise ArchiveError(f"archive {found.archive_id}: family {settled.family} is unknown to this version")
-            gone = _gone(found, manifest, settled, connection, families[settled.family])
-            batches[number] = batch(found, manifest, settled, gone)
+            left = _present(found, manifest, settled, connection, families[settled.family])
+            batches[number] = batch(found, manifest, settled, left)
     _remove_strays(found, batches)
     closed = replace(manifest, state=CLOSED, finished_at=now.isoformat(), result=totals(batches, manifest))
     found.write(closed)
     return closed
 
 
-def batch(found: Archive, manifest: Manifest, exported: Batch, gone: set[str]) -> Batch:
-    """Leave in the files only what hangs off the roots that are `gone`, and call the batch done.
+def batch(found: Archive, manifest: Manifest, exported: Batch, left: set[str]) -> Batch:
+    """Take out of the files what hangs off the roots that are `left` in the database, and call the batch done.
 
     The new files get names of their own, the document names them, and only then the old ones go.
     """
-    if len(gone) == exported.roots:
+    if not left:
         settled = replace(exported, state=DONE)
         found.write(settled)
         return settled
-    files = []
+    files, roots = [], 0
     for file in exported.files:
-        kept = _filtered(reader.read(found, file, manifest.table(file.table)), gone)
-        if kept.num_rows:
-            files.append(_rewrite(found, manifest.table(file.table), exported.number, kept))
-    settled = replace(exported, state=DONE, roots=len(gone), files=tuple(files))
+        moved = _without(reader.read(found, file, manifest.table(file.table)), left)
+        if moved.num_rows:
+            files.append(_rewrite(found, manifest.table(file.table), exported.number, moved))
+        if file.table == exported.family:
+            roots = moved.num_rows
+    settled = replace(exported, state=DONE, roots=roots, files=tuple(files))
     found.write(settled)
     for file in exported.files:
         found.store.remove(found.path(file.path))
@@ -111,10 +113,10 @@ def _state(found: Archive) -> str:
         return ""
 
 
-def _gone(
+def _present(
     found: Archive, manifest: Manifest, exported: Batch, connection: psycopg.Connection[Any], statements: Statements
 ) -> set[str]:
-    """Return the roots of a batch that the database does not have."""
+    """Return the roots of a batch that the database still has."""
     file = next((file for file in exported.files if file.table == exported.family), None)
     if file is None:
         return set()
@@ -123,11 +125,11 @@ def _gone(
     for start in range(0, len(roots), _KEYS_AT_ONCE):
         parameters = {"roots": roots[start : start + _KEYS_AT_ONCE]}
         present |= {key for (key,) in connection.execute(statements.existing(), parameters)}
-    return set(roots) - present
+    return present
 
 
-def _filtered(rows: pa.Table, roots: set[str]) -> pa.Table:
-    return rows.filter(pc.is_in(rows.column(ROOT_COLUMN), pa.array(sorted(roots), pa.string())))
+def _without(rows: pa.Table, roots: set[str]) -> pa.Table:
+    return rows.filter(pc.invert(pc.is_in(rows.column(ROOT_COLUMN), pa.array(sorted(roots), pa.string()))))
 
 
 def _rewrite(found: Archive, table: Table, number: int, rows: pa.Table) -> DataFile:

@@ -15,7 +15,7 @@ from psycopg import sql
 from ops_agent.archive import columns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from ops_agent.archive.catalog import Catalog
     from ops_agent.archive.graph import Edge, Family
@@ -143,25 +143,64 @@ UNION ALL
             f' WHERE r."{self.key}" = ANY(%(roots)s::{self.key_type}[])'
         )
 
-    def filled(self) -> str:
-        """Name the members that hold any row."""
+    def filled(self, members: Iterable[str]) -> str:
+        """Name the members that hold any row; not to be asked often of one that holds many dead ones."""
         return "SELECT " + ", ".join(
-            f"CASE WHEN EXISTS (SELECT FROM {name(member)}) THEN '{member}' END" for member in self.family.members
+            f"CASE WHEN EXISTS (SELECT FROM {name(member)}) THEN '{member}' END" for member in members
         )
 
-    def export(self, member: str, roots: Sequence[str]) -> sql.Composed:
+    def keyed(self, filled: Collection[str]) -> list[str]:
+        """Name the members below the root that others hang off: what these refer to is looked up once a read."""
+        parents = {
+            self._edge(member).parent
+            for member in self.family.members
+            if member in filled and member != self.family.root
+        }
+        return [member for member in self.family.members if member in parents - {self.family.root}]
+
+    def key_table(self, member: str) -> str:
+        """Create the temporary table of a member's keys, which is empty again after each transaction."""
+        return (
+            f"CREATE TEMPORARY TABLE IF NOT EXISTS {_alias(member)} ON COMMIT DELETE ROWS AS"
+            f' SELECT r."{self.key}" AS root, {self._referred(member, "m")}'
+            f" FROM {name(self.family.root)} AS r, {name(member)} AS m WITH NO DATA"
+        )
+
+    def keep_keys(self, member: str, keyed: Collection[str]) -> str:
+        """Put the keys of the member's rows below %(roots)s into its temporary table."""
+        tables, root, alias = self._source(member, keyed)
+        return (
+            f"INSERT INTO {_alias(member)} SELECT {root}, {self._referred(member, alias)} FROM {tables}"
+            f" WHERE {root} = ANY(%(roots)s::{self.key_type}[])"
+        )
+
+    def export(self, member: str, roots: Sequence[str], keyed: Collection[str] = ()) -> sql.Composed:
         """Copy the rows of a member out: version, the root's key, then the columns."""
         table = self.catalog.table(member, self.family.root)
-        chain = self._chain(member)
-        alias = "r" if member == self.family.root else f"m{len(chain)}"
-        taken = ", ".join([_VERSION.format(alias=alias), f'r."{self.key}"::text', *columns.expressions(table, alias)])
+        tables, root, alias = self._source(member, keyed)
+        taken = ", ".join([_VERSION.format(alias=alias), f"{root}::text", *columns.expressions(table, alias)])
         return sql.SQL("COPY (SELECT {taken} FROM {tables} WHERE {key} = ANY({roots})) TO STDOUT (FORMAT csv)").format(
             taken=sql.SQL(taken),
-            tables=sql.SQL(self._joined(chain)),
-            key=sql.Identifier("r", self.key),
+            tables=sql.SQL(tables),
+            key=sql.SQL(root),
             roots=sql.Literal("{" + ",".join(f'"{_escaped(root)}"' for root in roots) + "}")
             + sql.SQL(f"::{self.key_type}[]"),
         )
+
+    def _source(self, member: str, keyed: Collection[str]) -> tuple[str, str, str]:
+        """Return what to read a member from, the root's key in it, and the member's alias."""
+        if member != self.family.root and (edge := self._edge(member)).parent in keyed:
+            matches = _matches("m", edge.columns, "k", edge.parent_columns)
+            return f"{_alias(edge.parent)} AS k JOIN {name(member)} AS m ON {matches}", "k.root", "m"
+        chain = self._chain(member)
+        return self._joined(chain), f'r."{self.key}"', f"m{len(chain)}" if chain else "r"
+
+    def _referred(self, member: str, alias: str) -> str:
+        """List the columns of a member that its children refer to."""
+        wanted = dict.fromkeys(
+            column for edge in self.family.edges if edge.parent == member for column in edge.parent_columns
+        )
+        return ", ".join(f'{alias}."{column}"' for column in wanted or [self.catalog.primary_keys[member][0]])
 
     def count(self, member: str) -> str:
         """Count a member's rows below %(roots)s, and their bytes in memory."""
@@ -210,10 +249,7 @@ UNION ALL
 
     def _keys(self, member: str) -> str:
         """Collect what the member's children refer to."""
-        wanted = dict.fromkeys(
-            column for edge in self.family.edges if edge.parent == member for column in edge.parent_columns
-        )
-        taken = ", ".join(f'x."{column}"' for column in wanted or [self.catalog.primary_keys[member][0]])
+        taken = self._referred(member, "x")
         if member == self.family.root:
             source = f'{name(member)} AS x WHERE x."{self.key}" = ANY(%(roots)s::{self.key_type}[])'
         else:

@@ -111,7 +111,10 @@ def restore(cluster: Cluster, store: Directory) -> float:
 
 
 def loop_ratio(cluster: Cluster, store: Directory) -> float:
-    usual, _ = loop(cluster, 15).communicate()
+    alone = loop(cluster, 15)
+    # Its standard input stays open, or it would stop at once.
+    alone.wait()
+    usual = alone.stdout.read() if alone.stdout else ""
     watched = loop(cluster, 3600)
     one(cluster.dsn("watched"), store)
     meanwhile, _ = watched.communicate("\n")

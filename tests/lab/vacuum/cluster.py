@@ -13,23 +13,21 @@ from ops_agent.archive.manifest import archives
 from ops_agent.archive.store import Store
 from tests.lab.lease.cluster import BINARIES, MACHINE, shell
 
-PORT = 55432
-DATA = f"/var/tmp/vacuum-{PORT}"  # noqa: S108
 TEMPLATE = "template_airflow"
-CREATE = f"""
+CREATE = """
 set -euo pipefail
 cd /
-test -d {DATA} && {{ {BINARIES}/pg_ctl -D {DATA} -m immediate stop >/dev/null 2>&1 || true; rm -rf {DATA}; }}
-{BINARIES}/initdb -D {DATA} -U postgres --no-sync -A trust --locale=C.UTF-8 -E UTF8 >/dev/null
-cat >> {DATA}/postgresql.conf <<'END'
-port = {PORT}
-listen_addresses = '{MACHINE}'
+test -d {data} && {{ {binaries}/pg_ctl -D {data} -m immediate stop >/dev/null 2>&1 || true; rm -rf {data}; }}
+{binaries}/initdb -D {data} -U postgres --no-sync -A trust --locale=C.UTF-8 -E UTF8 >/dev/null
+cat >> {data}/postgresql.conf <<'END'
+port = {port}
+listen_addresses = '{machine}'
 unix_socket_directories = '/tmp'
 max_connections = 60
-%s
+{settings}
 END
-echo 'host all all 10.77.0.0/24 trust' >> {DATA}/pg_hba.conf
-{BINARIES}/pg_ctl -D {DATA} -w -l {DATA}/server.log start >/dev/null
+echo 'host all all 10.77.0.0/24 trust' >> {data}/pg_hba.conf
+{binaries}/pg_ctl -D {data} -w -l {data}/server.log start >/dev/null
 """
 QUICK = "autovacuum = off\nfsync = off\nfull_page_writes = off"
 REAL = (
@@ -58,7 +56,10 @@ class Cluster:
 
     def __init__(self, *, durable: bool = False) -> None:
         """`durable` is for figures: like a real one, while the tests' own only has to be quick."""
-        shell(CREATE % (REAL if durable else QUICK))
+        self.port = 55433 if durable else 55432
+        self.data = f"/var/tmp/vacuum-{self.port}"  # noqa: S108
+        settings = REAL if durable else QUICK
+        shell(CREATE.format(data=self.data, binaries=BINARIES, port=self.port, machine=MACHINE, settings=settings))
         self.admin("postgres", ROLES)
         self.admin("postgres", f"CREATE DATABASE {TEMPLATE} OWNER airflow")
         dump = shell(
@@ -77,7 +78,7 @@ class Cluster:
         return database
 
     def dsn(self, database: str, user: str = "archive") -> str:
-        return f"host={MACHINE} port={PORT} dbname={database} user={user} connect_timeout=10"
+        return f"host={MACHINE} port={self.port} dbname={database} user={user} connect_timeout=10"
 
     def connect(self, database: str, user: str = "postgres") -> psycopg.Connection[Any]:
         connection = psycopg.connect(self.dsn(database, user), autocommit=True)
@@ -93,12 +94,12 @@ class Cluster:
         """Kill every process of the server, and start it again."""
         shell(
             # Its children see that it is gone and end; until then their shared memory is in the way of a new one.
-            f"cd / && kill -9 $(head -1 {DATA}/postmaster.pid) && rm -f {DATA}/postmaster.pid;"
-            f" until {BINARIES}/pg_ctl -D {DATA} -w -l {DATA}/server.log start >/dev/null; do sleep 0.2; done"
+            f"cd / && kill -9 $(head -1 {self.data}/postmaster.pid) && rm -f {self.data}/postmaster.pid;"
+            f" until {BINARIES}/pg_ctl -D {self.data} -w -l {self.data}/server.log start >/dev/null; do sleep 0.2; done"
         )
 
     def close(self) -> None:
-        shell(f"cd / && {BINARIES}/pg_ctl -D {DATA} -m immediate stop >/dev/null && rm -rf {DATA}")
+        shell(f"cd / && {BINARIES}/pg_ctl -D {self.data} -m immediate stop >/dev/null && rm -rf {self.data}")
 
 
 def rows(connection: psycopg.Connection[Any]) -> Rows:

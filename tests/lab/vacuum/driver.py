@@ -48,5 +48,7 @@ def run(dsn: str, destination: Path, step: int) -> None:
 
     for owner, name in STEPS:
         setattr(owner, name, watched(getattr(owner, name)))
-    request = engine.Request(Policy(timedelta(days=90)), "a test", gentle=False)
+    request = engine.Request(
+        Policy(timedelta(days=90)), "a test", tables=("public.dag_run", "public.log"), gentle=False
+    )
     engine.Vacuum(dsn, Directory(destination), request, lambda _: None).run()

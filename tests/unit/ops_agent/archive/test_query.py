@@ -99,3 +99,16 @@ def test_archive_in_an_object_store_is_verified_queried_and_removed(bucket: Arch
 def test_query_of_an_object_store_reaches_nothing_else(bucket: Archive, file: str) -> None:
     with pytest.raises(ArchiveError, match="disabled by configuration"):
         rows([bucket], f"SELECT * FROM read_text('{file}')")
+
+
+def test_query_that_outgrows_its_memory_is_answered_from_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As the engine's user, whom nothing where it is started belongs to.
+    monkeypatch.chdir("/proc")
+    monkeypatch.setattr(query, "LIMITS", query.LIMITS.replace("256MB", "40MB"))
+    large = (
+        "SELECT md5(i::varchar) AS m FROM range(1000000) t(i), dag_run WHERE dag_run.id = 1 ORDER BY m OFFSET 999999"
+    )
+    ((last,),) = rows([shelf.write(tmp_path)], large)
+    assert last.startswith("ffff")
