@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -86,16 +86,22 @@ class Store:
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Be the one writer for the block, and say plainly why the share cannot be written."""
-        try:
-            with durable.locked(self._lock, wait=False) as got:
-                if not got:
-                    raise ReleaseError("another process is publishing on this host; wait for it to end")
+        with ExitStack() as held:
+            try:
+                got = held.enter_context(durable.locked(self._lock, wait=False))
+            except OSError as error:
+                raise ReleaseError(
+                    f"{self._lock} cannot be locked ({error.strerror}): remove it"
+                ) from error
+            if not got:
+                raise ReleaseError("another process is publishing on this host; wait for it to end")
+            try:
                 self.releases.mkdir(mode=0o755, exist_ok=True)
                 self.staging.mkdir(mode=0o755, exist_ok=True)
                 yield
-        except OSError as error:
-            reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
-            raise ReleaseError(f"the DAG share {self.root} cannot be written: {reason}") from error
+            except OSError as error:
+                reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
+                raise ReleaseError(f"the DAG share {self.root} cannot be written: {reason}") from error
 
     def publish(self, stream: IO[bytes], now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Manifest:
         """Make a release of a tar stream (see `archive`) and return it; nothing serves it yet.
