@@ -14,9 +14,9 @@ help: ## show this list
 
 venv: .venv/.locked ## set up the control environment in .venv
 
-lab: lab-up ## boot the lab, converge it, prove a DAG runs on every pool
-	$(PLAYBOOK) -i inventories/lab site.yml
-	$(PLAYBOOK) -i inventories/lab ansible/playbooks/prove-fleet.yml
+# Under one lock from end to end: two of them at once would restart each other's services.
+lab: .venv/.locked ## boot the lab, converge it, prove a DAG runs on every pool
+	@bin/lab-lock lab $(PLAYBOOK) -i inventories/lab ansible/playbooks/create-lab.yml site.yml ansible/playbooks/prove-fleet.yml
 
 lab-up: .venv/.locked ## boot the lab's machines without converging them
 	@bin/lab-lock lab-up $(PLAYBOOK) -i inventories/lab ansible/playbooks/create-lab.yml
@@ -52,10 +52,14 @@ test-config: lab-up ## every rendered file through its own checker, which the la
 test-lab: .venv/.locked ## the lab that `make lab` left, proved by testinfra
 	pytest -q tests/lab
 
+test-chaos: .venv/.locked ## the scheduler's failure stories on the running lab, about 20 minutes
+	timeout --signal INT 1800 pytest -q tests/chaos
+
 test-bench: lab ## the figures the README quotes, but for the lab's own build time
 	python -m tests.bench.memory
 	python -m tests.bench.chain_hop
 	python -m tests.bench.converge
+	python -m tests.bench.failover
 
 bench-lab: .venv/.locked ## time `make lab` from nothing and with caches; removes the lab and its caches
 	python -m tests.bench.lab
@@ -64,6 +68,10 @@ lock: .venv/.locked ## resolve the locks again: the control node's, Airflow's an
 	uv pip compile --quiet --python-version 3.11 --custom-compile-command 'make lock' --output-file requirements.txt requirements.in
 	bin/lock-environment airflow
 	bin/lock-environment archive
+
+reference: .venv/.locked ## write docs/reference/cli.md from the commands themselves
+	python -m ops_cli.reference > docs/reference/cli.md.new
+	mv docs/reference/cli.md.new docs/reference/cli.md
 
 molecule: .venv/.locked ## one role alone on its own machine: make molecule ROLE=postgres
 	@test -d "roles/$(ROLE)/molecule/default" || { echo "molecule: name a role with a scenario: make molecule ROLE=$$(basename $$(dirname $$(dirname $$(ls -d roles/*/molecule/default | head -1))))" >&2; exit 2; }

@@ -22,7 +22,9 @@ _FENCE_SECONDS = 10.0
 _WAIVE_SECONDS = 4.0
 # Where the keeper could not preload, its scheduler starts in a fresh interpreter.
 _START_SECONDS = 30.0
+# An idle fleet has no task to wait for; orphans that are there will be adopted.
 _TASK_SECONDS = 10.0
+_ADOPTION_SECONDS = 30.0
 
 _PREPARE = """
 CREATE TEMP TABLE before AS SELECT coalesce(max(id), 0) AS job FROM public.job;
@@ -200,9 +202,9 @@ def _work(session: Psql, ended: float, say: Say) -> dict[str, Any]:
         if found["orphans_adopted_s"] is None and found["orphans"] and not seen["left"]:
             found["orphans_adopted_s"] = round(seen["at"] - began, 3)
         adopted = found["orphans_adopted_s"] is not None or not found["orphans"]
-        return adopted and found["first_task_s"] is not None
+        return adopted and (found["first_task_s"] is not None or seen["at"] > began + _TASK_SECONDS)
 
-    _wait(complete, _TASK_SECONDS)
+    _wait(complete, _ADOPTION_SECONDS)
     return found
 
 

@@ -6,10 +6,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ops_agent import analyze, lease_verb, operation, settings, status
+from ops_agent import adopt, analyze, dag_health, lease_verb, operation, settings, status
 from ops_agent.archive import commands as archive
 from ops_agent.archive import vacuum
 from ops_agent.commands import ProbeError
+from ops_agent.gate import arguments as gate
+from ops_agent.release import arguments as release
 
 
 def run(words: Sequence[str] | None = None) -> int:
@@ -26,6 +28,18 @@ def run(words: Sequence[str] | None = None) -> int:
     verb = verbs.add_parser("operation", help="hold a lock of the fleet's for as long as standard input stays open")
     verb.add_argument("--lock", required=True, choices=("scheduler", "dags", "metadata"), help="what is being changed")
     verb.set_defaults(run=lambda arguments: operation.hold(arguments.lock))
+    verb = verbs.add_parser("release", help="publish, copy and inspect DAG releases")
+    release.add_arguments(verb)
+    verb.set_defaults(run=_release)
+    verb = verbs.add_parser("validate", help="judge a directory of DAG files before it becomes a release")
+    gate.add_arguments(verb)
+    verb.set_defaults(run=_validate)
+    verb = verbs.add_parser("dag-health", help="print how DAGs are parsed and tasks end")
+    dag_health.add_arguments(verb)
+    verb.set_defaults(run=dag_health.run)
+    verb = verbs.add_parser("adopt", help="serve the DAGs that two releases share from the second one")
+    adopt.add_arguments(verb)
+    verb.set_defaults(run=adopt.run)
     verb = verbs.add_parser("lease", help="ask about the scheduler lease, or move it")
     verb.add_argument("action", choices=lease_verb.ACTIONS, help="change reads what to do from standard input")
     verb.set_defaults(run=lambda arguments: lease_verb.run(arguments.action))
@@ -55,6 +69,19 @@ def _scheduler(arguments: argparse.Namespace) -> int:
     return keeper.run(arguments.config)
 
 
+def _release(arguments: argparse.Namespace) -> int:
+    # Not for `ops status`, which is to be quick.
+    from ops_agent.release import main as releases  # noqa: PLC0415
+
+    return releases.run(arguments)
+
+
+def _validate(arguments: argparse.Namespace) -> int:
+    from ops_agent.gate import main as validation  # noqa: PLC0415
+
+    return validation.run(arguments)
+
+
 def _analyze(_arguments: argparse.Namespace) -> int:
     try:
         report = analyze.report()
@@ -63,3 +90,7 @@ def _analyze(_arguments: argparse.Namespace) -> int:
         return 1
     sys.stdout.write(json.dumps(report) + "\n")
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -46,6 +46,7 @@ class Host:
     known_hosts: str | None = None
     jump: str | None = None
     ssh_config: str | None = None
+    queues: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,15 @@ def _host(env: str, name: str, tier: str, variables: Mapping[str, Any]) -> Host:
         known_hosts=options.get("userknownhostsfile"),
         jump=options.get("proxyjump"),
         ssh_config=options.get("configfile"),
+        queues=_queues(variables),
     )
+
+
+def _queues(variables: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the queues of a worker: its pool's, as role airflow_worker has it, unless the inventory says others."""
+    pool = str(variables.get("airflow_worker_pool", ""))
+    queues = variables.get("airflow_worker_queues", [pool])
+    return tuple(pool if "airflow_worker_pool" in str(queue) else str(queue) for queue in queues if queue)
 
 
 _LOGIN_VARIABLES = (

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ops_cli import analyze, archive, failover, status, vacuum
+from ops_cli import analyze, archive, deploy, failover, releases, rollback, status, vacuum, validate
 from ops_cli.errors import ExitCode, OpsError
 
 _TRACEBACK_VERBOSITY = 2
@@ -19,6 +19,10 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("status")(status.status)
+app.command("validate")(validate.validate)
+app.command("deploy")(deploy.deploy)
+app.command("rollback")(rollback.rollback)
+app.add_typer(releases.app, name="releases")
 app.command("failover")(failover.failover)
 app.command("vacuum")(vacuum.vacuum)
 app.add_typer(archive.app, name="archive")

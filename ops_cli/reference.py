@@ -1,8 +1,7 @@
-"""Writes docs/reference/cli.md from the commands themselves: `python -m ops_cli.reference > docs/reference/cli.md`."""
+"""Writes docs/reference/cli.md from the commands themselves: `make reference`."""
 
 import inspect
 import sys
-from collections.abc import Iterator
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -38,18 +37,21 @@ def page() -> str:
     if not isinstance(group, TyperGroup):
         raise TypeError("the app has one command alone and no longer a group")
     parts = [_HEAD, "## Options before the command\n", _options(group, "ops")]
-    for name, command in _commands(group, "ops"):
-        parts += [f"## `{name}`\n", inspect.cleandoc(command.help or "") + "\n", _options(command, name)]
+    for name, command in commands(group).items():
+        parts += [f"## `ops {name}`\n", inspect.cleandoc(command.help or "") + "\n", _options(command, f"ops {name}")]
     codes = [f"| {code.value} | {_MEANINGS[code]} |" for code in ExitCode]
     return "\n".join([*parts, "## Exit codes\n", "| code | meaning |", "|---|---|", *codes]) + "\n"
 
 
-def _commands(group: TyperGroup, prefix: str) -> Iterator[tuple[str, TyperCommand]]:
+def commands(group: TyperGroup) -> dict[str, TyperCommand]:
+    """Return all commands by what is typed, those of groups within too."""
+    found: dict[str, TyperCommand] = {}
     for name, command in group.commands.items():
         if isinstance(command, TyperGroup):
-            yield from _commands(command, f"{prefix} {name}")
+            found |= {f"{name} {verb}": inner for verb, inner in commands(command).items()}
         elif isinstance(command, TyperCommand):
-            yield f"{prefix} {name}", command
+            found[name] = command
+    return found
 
 
 def _options(command: TyperCommand | TyperGroup, usage: str) -> str:

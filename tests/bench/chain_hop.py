@@ -1,7 +1,7 @@
 """Chain hop: from a task's end to its successor's start, with airfleet's `scheduler_idle_sleep_time` and the stock one.
 
 Both run on the same lab, DAG (`fleet_chain`) and worker, in turn. Stock means that option, and nothing
-else, at Airflow's own default, set by a drop-in on the active scheduler that is taken away again at the end.
+else, at Airflow's own default, set by a drop-in on the schedulers that is taken away again at the end.
 """
 
 from __future__ import annotations
@@ -26,20 +26,19 @@ ROUNDS = 2
 RUN_DEADLINE_SECONDS = 180
 
 
-def on_scheduler(command: str) -> None:
-    """Run a shell command as root on the active scheduler machine; raises CalledProcessError when it fails."""
-    subprocess.run(
-        ["ansible", "sched1", "-m", "ansible.builtin.shell", "-a", command], check=True, capture_output=True, text=True
-    )
+def on_schedulers(command: str) -> None:
+    """Run a shell command as root on one scheduler machine after the other; raises CalledProcessError when it fails."""
+    ansible = ["ansible", "scheduler", "--forks", "1", "-m", "ansible.builtin.shell", "-a", command]
+    subprocess.run(ansible, check=True, capture_output=True, text=True)
 
 
 def use_stock(*, enabled: bool) -> None:
-    """Give the scheduler stock settings, or airfleet's again, and wait until it is healthy."""
+    """Give the schedulers stock settings, or airfleet's again, and wait until each schedules or is ready to."""
     lines = "".join(f"Environment={name}={value}\\n" for name, value in STOCK.items())
     change = f"printf '[Service]\\n{lines}' >{DROP_IN}" if enabled else f"rm -f {DROP_IN}"
-    on_scheduler(
+    on_schedulers(
         f"mkdir -p $(dirname {DROP_IN}) && {change} && systemctl daemon-reload && systemctl restart airflow-scheduler"
-        " && timeout 60 sh -c 'until curl -fs localhost:8974/health; do sleep 0.5; done'"
+        " && timeout 60 sh -c 'until curl -fs {{ ansible_host }}:8976/health; do sleep 0.5; done'"
     )
 
 

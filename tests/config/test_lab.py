@@ -71,14 +71,30 @@ def test_recipe_digest_follows_contents_and_packages(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["bash", "/srv/x/lab-machine", "run", "web1", "/dir"], True),
-        (["bash", "/srv/x/lab-machine", "run", "web10", "/dir"], False),
-        (["bash", "/srv/x/lab-machine", "kill", "web1"], False),
-        (["sleep", "300"], False),
+        (["bash", "/srv/x/lab-machine", "run", "web1", "/dir"], Path("/dir")),
+        (["bash", "/srv/x/lab-machine", "run", "web10", "/dir"], None),
+        (["bash", "/srv/x/lab-machine", "kill", "web1"], None),
+        (["sleep", "300"], None),
     ],
 )
-def test_only_its_own_keeper_is_taken_for_the_machine(words: list[str], expected: bool) -> None:  # noqa: FBT001
-    assert machine.is_keeper("\0".join(words).encode(), "web1") is expected
+def test_only_a_keeper_of_that_name_is_taken_for_the_machines(words: list[str], expected: Path | None) -> None:
+    assert machine.kept_directory("\0".join([*words, "/base", "--boot"]).encode(), "web1") == expected
+
+
+@pytest.mark.parametrize(
+    ("bridge", "names", "expected"),
+    [
+        ("lab0", [], ["web1 of /var/lib/other"]),
+        ("lab5", ["web1"], ["web1 of /var/lib/other"]),
+        ("lab5", ["web2"], []),
+    ],
+    ids=["bridge", "name", "neither"],
+)
+def test_another_labs_machine_is_foreign_by_name_or_bridge(bridge: str, names: list[str], expected: list[str]) -> None:
+    keeper = ["bash", "/srv/x/lab-machine", "run", "web1", "/var/lib/other/lab/machines/web1", "--network-bridge=lab0"]
+    cmdlines = ["\0".join(words).encode() for words in (keeper, keeper, ["sleep", "300"])]
+    assert host.foreign_machines(cmdlines, "/var/lib/airfleet", bridge, names) == expected
+    assert host.foreign_machines(cmdlines, "/var/lib/other", bridge, names) == []
 
 
 def settings(**changed: Any) -> Any:

@@ -2,15 +2,19 @@
 
 A module names its machines with `testinfra_hosts = ["ansible://web"]` (any group or host of the inventory) and gets
 testinfra's `host`, already root. Beside it: `machine(name)` for another machine, `fleet` for Airflow's public API
-through HAProxy, `ops(*words)` for the command line, and `wait_until(predicate, deadline=..., what=...)`, the only way
-to wait. A failed test prints the failed units and the journals of the machines that it touched.
+through HAProxy, `add_dags({name: text})` for DAGs beside those of the current release, `ops(*words)` for the command
+line, and `wait_until(predicate, deadline=..., what=...)`, the only way to wait. A failed test prints the failed units
+and the journals of the machines that it touched.
 """
 
+import base64
+import io
 import json
 import os
 import socket
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -130,6 +134,47 @@ def fleet(inventory: inventories.Inventory) -> Iterator[Fleet]:
         fleet = Fleet(f"http://{inventory.tier('lb')[0].address}:8080", password, session)
         fleet.log_in()
         yield fleet
+
+
+ADD = """
+set -eu
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cp -a /srv/airflow/dags/current/dags/. "$work"
+echo {files} | base64 -d | tar -x -C "$work"
+made=$(ops-agent release publish --tree "$work" --author tests --message 'for a test')
+ops-agent release flip "$(echo "$made" | python3 -c 'import json, sys; print(json.load(sys.stdin)["release"])')"
+ops-agent release refresh
+"""
+
+
+@dataclass
+class ExtraDags:
+    """Serves the current release with some files more, by name and text, until they are taken back."""
+
+    publisher: Machine
+    before: str
+
+    def __call__(self, files: dict[str, str]) -> None:
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as out:
+            for name, text in files.items():
+                member = tarfile.TarInfo(name)
+                member.size = len(text.encode())
+                out.addfile(member, io.BytesIO(text.encode()))
+        script = ADD.format(files=base64.b64encode(packed.getvalue()).decode())
+        self.publisher.check_output("bash -c %s", script)
+
+    def take_back(self) -> None:
+        self.publisher.check_output("ops-agent release flip %s && ops-agent release refresh", self.before)
+
+
+@pytest.fixture
+def add_dags(inventory: inventories.Inventory) -> Iterator[ExtraDags]:
+    publisher = testinfra.get_host(f"ansible://{inventory.tier('scheduler')[0].name}")
+    extra = ExtraDags(publisher, Path(publisher.check_output("readlink /srv/airflow/dags/current")).name)
+    yield extra
+    extra.take_back()
 
 
 @dataclass

@@ -9,6 +9,7 @@ import shutil
 import socket
 import struct
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ options:
   root: {description: Directory of the lab and its caches, type: str, required: true}
   address: {description: Address of the bridge with its prefix, type: str, required: true}
   bridge: {description: Name of the bridge, type: str, required: true}
+  machines: {description: Names of the machines that the lab is to have, type: list, elements: str, required: true}
   nft_table: {description: Name of the lab's nftables table, type: str, required: true}
   proxy_port: {description: Port of the apt proxy on the bridge, type: int, required: true}
   recipe: {description: Directory whose contents define the base tree, type: str, required: true}
@@ -49,6 +51,29 @@ def parse_routes(table: str) -> list[tuple[str, ipaddress.IPv4Network]]:
 def range_conflicts(table: str, network: ipaddress.IPv4Network, bridge: str) -> list[str]:
     """Name the routes, of any device but our bridge, that the lab's network would shadow or be shadowed by."""
     return [f"{net} on {device}" for device, net in parse_routes(table) if device != bridge and net.overlaps(network)]
+
+
+def foreign_machines(cmdlines: list[bytes], root: str, bridge: str, names: list[str]) -> list[str]:
+    """Name the running machines of labs under other roots whose name or bridge this lab would take from them."""
+    found = []
+    for cmdline in cmdlines:
+        words = cmdline.decode(errors="replace").split("\0")
+        for i, word in enumerate(words[:-3]):
+            if Path(word).name != "lab-machine" or words[i + 1] != "run":
+                continue
+            name, owner = words[i + 2], Path(words[i + 3]).parent.parent.parent
+            if owner != Path(root) and (name in names or f"--network-bridge={bridge}" in words):
+                found.append(f"{name} of {owner}")
+    return sorted(set(found))
+
+
+def running_cmdlines() -> list[bytes]:
+    """Read the command line of every process."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            found.append(path.read_bytes())
+    return found
 
 
 def usable_nameservers(resolv_conf: str) -> list[str]:
@@ -166,6 +191,7 @@ def probe(params: dict[str, Any]) -> dict[str, Any]:
         "memory_mb": memory_mb(),
         "disk_mb": disk_mb(Path(params["root"]), params["disk_min_mb"]),
         "range_conflicts": range_conflicts(routes, interface.network, params["bridge"]),
+        "foreign_machines": foreign_machines(running_cmdlines(), params["root"], params["bridge"], params["machines"]),
         "nameservers": nameservers(),
         "missing_packages": missing_packages(params["packages"]),
         "sysctl_differs": sysctl_differs(params["sysctl"]),
@@ -187,7 +213,7 @@ def main() -> None:
         name: {"type": "str", "required": True} for name in ("root", "address", "bridge", "nft_table", "recipe")
     }
     spec["proxy_port"] = spec["disk_min_mb"] = {"type": "int", "required": True}
-    for name in ("packages", "directories", "recipe_extra"):
+    for name in ("machines", "packages", "directories", "recipe_extra"):
         spec[name] = {"type": "list", "elements": "str", "required": True}
     spec["sysctl"] = {"type": "dict", "required": True}
     module = AnsibleModule(argument_spec=spec, supports_check_mode=True)

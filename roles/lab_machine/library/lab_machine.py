@@ -11,7 +11,7 @@ import socket
 import subprocess
 import time
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -136,22 +136,36 @@ def keeper_command(settings: Settings, paths: Paths, keeper: str) -> list[str]:
     ]
 
 
-def is_keeper(cmdline: bytes, name: str) -> bool:
-    """Tell whether a command line is that of this machine's keeper and not of a stranger with a recycled pid."""
+def kept_directory(cmdline: bytes, name: str) -> Path | None:
+    """Tell which directory's machine of this name a command line keeps; None when it is no keeper of that name."""
     words = cmdline.decode(errors="replace").split("\0")
-    return any(
-        Path(word).name == "lab-machine" and words[i + 1 : i + 3] == ["run", name] for i, word in enumerate(words)
-    )
+    for i, word in enumerate(words[:-3]):
+        if Path(word).name == "lab-machine" and words[i + 1 : i + 3] == ["run", name]:
+            return Path(words[i + 3])
+    return None
 
 
 def running_pid(paths: Paths) -> int | None:
-    """Pid of the machine's keeper, or None when it does not run."""
+    """Pid of the machine's keeper, or None when it does not run; a stranger with a recycled pid does not count."""
     try:
         pid = int(paths.pidfile.read_text(encoding="ascii"))
         cmdline = Path(f"/proc/{pid}/cmdline").read_bytes()
     except (OSError, ValueError):
         return None
-    return pid if is_keeper(cmdline, paths.name) else None
+    return pid if kept_directory(cmdline, paths.name) == paths.machine else None
+
+
+def namesake(paths: Paths) -> Path | None:
+    """Return the directory of another lab's machine of this name that runs here.
+
+    A machine's name is that of its cgroup, network device and unit: what is done to ours would be done to that one.
+    """
+    for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            directory = kept_directory(cmdline.read_bytes(), paths.name)
+            if directory and directory != paths.machine:
+                return directory
+    return None
 
 
 def run(*command: str) -> None:
@@ -268,6 +282,9 @@ def start(settings: Settings, paths: Paths, keeper: str) -> None:
 
 def kill(paths: Paths, keeper: str) -> None:
     """End the keeper and every process of the machine, at once."""
+    if namesake(paths):
+        paths.pidfile.unlink(missing_ok=True)
+        return
     pid = running_pid(paths)
     if has_systemd():
         subprocess.run(["systemctl", "kill", "--signal=KILL", unit_name(paths.name)], check=False, capture_output=True)
@@ -327,7 +344,11 @@ class Machine:
         self.actions: list[str] = []
 
     def pending(self) -> list[str]:
-        """List what must be done for the machine to be present."""
+        """List what must be done for the machine to be present; refuse while another lab runs one of its name."""
+        if other := namesake(self.paths):
+            raise LabError(
+                f"{self.wanted.name} runs here already, from {other}: remove that lab, or choose other names"
+            )
         running = running_pid(self.paths) is not None
         if self.made is None:
             return ["make", "boot"]

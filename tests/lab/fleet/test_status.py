@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-BAD_DAG = "/srv/airflow/dags/current/broken_by_test.py"
+BAD_DAG = "broken_by_test.py"
 # Airflow reads only files that mention both airflow and dag.
 BAD_DAG_TEXT = "import airflow.no_such_module_for_any_dag"
 
@@ -102,19 +102,18 @@ def test_dead_host_is_named_and_costs_five_seconds_at_most(
 
 @pytest.mark.usefixtures("healthy")
 def test_dag_file_that_cannot_be_imported_is_counted_and_breaks_nothing_else(
-    ops: Callable[..., Any], machine: Callable[[str], Any], wait_until: Callable[..., Any]
+    ops: Callable[..., Any], add_dags: Any, wait_until: Callable[..., Any]
 ) -> None:
     before = ops("status", "--format", "json").json()["dags"]
-    publisher = machine("sched1")
-    publisher.check_output(f"runuser -u dagpublisher -- sh -c 'umask 022; echo {BAD_DAG_TEXT} > {BAD_DAG}'")
+    add_dags({BAD_DAG: f"{BAD_DAG_TEXT}\n"})
     try:
         status = wait_until(lambda: with_import_error(ops), deadline=120, what="the import error in ops status")
         assert status["dags"]["total"] == before["total"]
         (problem,) = status["problems"]
-        assert "broken_by_test.py" in problem
+        assert BAD_DAG in problem
         assert all(unit["state"] != "failed" for host in status["hosts"] for unit in host["units"])
     finally:
-        publisher.check_output(f"rm {BAD_DAG}")
+        add_dags.take_back()
     wait_until(lambda: ops("status").code == 0, deadline=120, what="no import error after the file's removal")
 
 

@@ -33,13 +33,13 @@ def changes(output: str) -> dict[str, int]:
 class SpareLab:
     """A lab beside the lab, driven by the same playbooks."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, **settings: str) -> None:
         self.inventory = directory / "hosts.json"
         self.settings = {
             "lab_host_root": str(SPARE), "lab_host_bridge": BRIDGE, "lab_host_address": "10.78.0.1/24",
             "lab_machine_root": str(SPARE), "lab_machine_bridge": BRIDGE, "lab_machine_gateway": "10.78.0.1/24",
             "ansible_managed": "Managed by a test.",
-        }  # fmt: skip
+        } | settings  # fmt: skip
         hosts = {name: {"ansible_host": address} for name, address in ADDRESSES.items()}
         groups = {"fleet": {"hosts": hosts, "children": {"airflow": {}}}}
         self.inventory.write_text(json.dumps(groups), encoding="utf-8")
@@ -176,6 +176,29 @@ def test_host_reboot_is_repaired_and_data_stay(spare: SpareLab) -> None:
     assert spare.shell("spare1", proxy) == 'Acquire::http::Proxy "http://10.78.0.1:3143";'
 
 
+def test_lab_with_the_same_names_is_refused_before_any_change_and_removed_without_harm(
+    spare: SpareLab, tmp_path: Path
+) -> None:
+    root = tmp_path / "other"
+    other = SpareLab(
+        tmp_path, lab_host_root=str(root), lab_host_bridge="lab2", lab_host_address="10.79.0.1/24",
+        lab_machine_root=str(root), lab_machine_bridge="lab2", lab_machine_gateway="10.79.0.1/24",
+    )  # fmt: skip
+    with undisturbed(spare, "spare1"), undisturbed(spare, "spare2"):
+        refused = other.run("create-lab")
+        assert refused.returncode != 0
+        assert f"spare1 of {SPARE}, spare2 of {SPARE} run here with a name" in " ".join(refused.stdout.split())
+        assert not root.exists()
+        assert not Path("/sys/class/net/lab2").exists()
+        booting = other.run("list-lab", lab_machine_state="present")
+        assert f"spare1 runs here already, from {SPARE}" in " ".join(booting.stdout.split())
+        # What a lab of this name once left is removed without a hand on the machine that has the name now.
+        (root / "lab/machines/spare1").mkdir(parents=True)
+        removed = other.run("list-lab", lab_machine_state="absent")
+        assert removed.returncode == 0, removed.stdout
+        assert not (root / "lab/machines/spare1").exists()
+
+
 def test_older_base_tree_stays_under_the_machines_that_have_it(spare: SpareLab) -> None:
     bases = SPARE / "cache/base"
     current = (bases / "current").resolve()
@@ -226,9 +249,12 @@ def test_second_lab_command_names_the_first(tmp_path: Path) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.1)
     second = subprocess.run(["bin/lab-lock", "lab-down", "true"], cwd=ROOT, capture_output=True, text=True, check=False)
+    whole = subprocess.run(["make", "lab"], cwd=ROOT, capture_output=True, text=True, check=False)
     subprocess.run(["pkill", "-P", str(first.pid)], check=True)
     first.wait()
     assert second.returncode == 5
+    assert f"lab: the lab is busy with make lab-up, pid {first.pid}" in whole.stderr
+    assert whole.returncode != 0
     assert f"busy with make lab-up, pid {first.pid}" in second.stderr
     assert subprocess.run(["bin/lab-lock", "lab-down", "true"], cwd=ROOT, check=False).returncode == 0
 

@@ -1,6 +1,6 @@
 """One host schedules and the other waits, hot; DAG processor and triggerer run on both; a bad DAG harms nobody."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -71,15 +71,10 @@ def test_triggerer_serves_its_logs(host: Host) -> None:
 
 
 @pytest.fixture
-def bad_dag(machine: Machine) -> Iterator[str]:
-    """Publish a DAG file that cannot be imported, as a user would."""
-    publisher = machine("sched1")
-    path = f"/srv/airflow/dags/current/{BAD}"
-    become = "setpriv --reuid=dagpublisher --regid=dagpublisher --init-groups"
-    text = "from airflow.sdk import DAG; import no_such_module"
-    publisher.check_output(f"{become} sh -c 'echo \"{text}\" >{path} && chmod 0644 {path}'")
-    yield BAD
-    publisher.check_output(f"{become} rm -f {path}")
+def bad_dag(add_dags: Callable[..., None]) -> str:
+    """Publish a DAG file that cannot be imported, past the gate that would refuse it."""
+    add_dags({BAD: "from airflow.sdk import DAG; import no_such_module\n"})
+    return BAD
 
 
 def test_bad_dag_is_an_import_error_and_nothing_else(host: Host, bad_dag: str, fleet: Any, wait_until: Wait) -> None:

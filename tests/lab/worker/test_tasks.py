@@ -1,6 +1,5 @@
 """Tasks: one outlives the stop of its worker, and the sandbox lets through what tasks do."""
 
-import base64
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,7 +13,6 @@ testinfra_hosts = ["ansible://sched1"]
 Machine = Callable[[str], Host]
 Wait = Callable[..., Any]
 Publish = Callable[..., str]
-BECOME = "setpriv --reuid=dagpublisher --regid=dagpublisher --init-groups"
 DAG = """
 from datetime import timedelta
 from airflow.providers.standard.operators.bash import BashOperator
@@ -38,15 +36,13 @@ getent hosts pg1
 
 
 @pytest.fixture
-def publish(host: Host, fleet: Any, wait_until: Wait) -> Iterator[Publish]:
+def publish(add_dags: Any, fleet: Any, wait_until: Wait) -> Iterator[Publish]:
     """Publish a DAG of one BashOperator beside the released ones, start a run, and take it all away afterwards."""
     published: list[str] = []
 
     def start(dag_id: str, queue: str, command: str) -> str:
-        path = f"/srv/airflow/dags/current/{dag_id}.py"
-        text = base64.b64encode(DAG.format(dag_id=dag_id, queue=queue, command=command).encode()).decode()
         published.append(dag_id)
-        host.check_output(f"{BECOME} sh -c 'echo {text} | base64 -d >{path} && chmod 0644 {path}'")
+        add_dags({f"{dag_id}.py": DAG.format(dag_id=dag_id, queue=queue, command=command)})
         wait_until(
             lambda: fleet.call("PATCH", f"/dags/{dag_id}", json={"is_paused": False}),
             deadline=120,
@@ -56,8 +52,8 @@ def publish(host: Host, fleet: Any, wait_until: Wait) -> Iterator[Publish]:
         return f"/dags/{dag_id}/dagRuns/{run}/taskInstances/bash"
 
     yield start
+    add_dags.take_back()
     for dag_id in published:
-        host.check_output(f"{BECOME} rm -f /srv/airflow/dags/current/{dag_id}.py")
         fleet.call("DELETE", f"/dags/{dag_id}")
 
 

@@ -1,0 +1,28 @@
+"""A git repository of DAGs to deploy from; the release that served before a test serves again after it."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab.deploy.deployer import Done, Repository, finish, start
+
+
+@pytest.fixture
+def run_ops() -> Callable[..., Done]:
+    return lambda *words: finish(start(*words))
+
+
+@pytest.fixture
+def current(run_ops: Callable[..., Done]) -> Callable[[], str]:
+    """Return the release that serves now."""
+    return lambda: str(run_ops("releases", "list", "--format", "json").json()["current"])
+
+
+@pytest.fixture
+def repository(tmp_path: Path, run_ops: Callable[..., Done], current: Callable[[], str]) -> Iterator[Repository]:
+    before = current()
+    yield Repository(tmp_path)
+    if current() != before:
+        back = run_ops("rollback", before, "--yes")
+        assert back.code == 0, back.stderr
