@@ -44,7 +44,7 @@ class Store:
         self.releases = root / "releases"
         self.staging = root / "staging"
         # On this host, not on the share: only this host publishes, and a lock on NFS may outlive its holder.
-        self._lock = lock or Path("/run/lock/airfleet-releases")
+        self._lock = lock or Path(f"/run/lock/airfleet-releases{str(root).replace('/', '-')}")
 
     def current(self) -> str | None:
         """Return the id that `current` names, if it names one."""
