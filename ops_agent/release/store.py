@@ -90,9 +90,7 @@ class Store:
             try:
                 got = held.enter_context(durable.locked(self._lock, wait=False))
             except OSError as error:
-                raise ReleaseError(
-                    f"{self._lock} cannot be locked ({error.strerror}): remove it"
-                ) from error
+                raise ReleaseError(f"{self._lock} cannot be locked ({error.strerror}): remove it") from error
             if not got:
                 raise ReleaseError("another process is publishing on this host; wait for it to end")
             try:
