@@ -170,7 +170,7 @@ def measure(names: list[str], rounds: int, samples: dict[str, list[float]]) -> N
     """Run the scenarios in turn, so that none has the quiet minutes to itself."""
     database, api = Database(), Api()
     settled(180)
-    publish(api, database)
+    before = publish(api, database)
     try:
         with Load() as load:
             bench = Bench(database, load, defaultdict(list, samples))
@@ -185,7 +185,7 @@ def measure(names: list[str], rounds: int, samples: dict[str, list[float]]) -> N
             assert harmed(database, load.began) == []
             samples.update(bench.samples)
     finally:
-        withdraw(api)
+        withdraw(api, before)
         database.close()
 
 

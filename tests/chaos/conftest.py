@@ -30,7 +30,7 @@ def api() -> Api:
 def load(api: Api, database: Database) -> Iterator[Load]:
     """The load, once for all stories, and a server that logs who writes."""
     settled()
-    publish(api, database)
+    before = publish(api, database)
     proof.listen(database)
     # Sessions from before say nothing in the log; twice, so that both schedulers have new ones.
     for _ in SCHEDULERS:
@@ -40,7 +40,7 @@ def load(api: Api, database: Database) -> Iterator[Load]:
             yield load
     finally:
         proof.deafen(database)
-        withdraw(api)
+        withdraw(api, before)
 
 
 @pytest.fixture(autouse=True)

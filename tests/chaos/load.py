@@ -18,14 +18,22 @@ if TYPE_CHECKING:
 
 DAGS = ("chaos_short", "chaos_long", "chaos_probe", "chaos_bulk")
 SOURCE = Path(__file__).with_name("load_dags.py")
-PUBLISHED = "/srv/airflow/dags/current/chaos_load.py"
 PUBLISHER = INVENTORY.tier("scheduler")[0].name
 PASSWORD = Path("/var/lib/airfleet/lab/secrets/airflow_admin")
 MARKERS = "/var/lib/airflow/chaos.markers"
 SHORT_EVERY_SECONDS = 8
 # Longer than they take, so that each pool keeps a slot for the others.
 LONG_EVERY_SECONDS = 65
-BECOME = "setpriv --reuid=dagpublisher --regid=dagpublisher --init-groups"
+SERVE = """
+set -eu
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cp -a /srv/airflow/dags/current/dags/. "$work"
+echo {text} | base64 -d >"$work/{name}"
+made=$(ops-agent release publish --tree "$work" --author tests --message 'the load of the failure stories')
+ops-agent release flip "$(echo "$made" | python3 -c 'import json, sys; print(json.load(sys.stdin)["release"])')" >&2
+ops-agent release refresh >&2
+"""
 
 
 class Api:
@@ -56,10 +64,11 @@ class Api:
         self.http.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
 
 
-def publish(api: Api, database: Database) -> None:
-    """Put the load's DAGs beside the released ones and wait until Airflow knows them; start with no history."""
+def publish(api: Api, database: Database) -> str:
+    """Serve the load's DAGs beside those of the current release, once Airflow knows them; return that release."""
+    before = shell(PUBLISHER, "basename $(readlink /srv/airflow/dags/current)")
     text = base64.b64encode(SOURCE.read_bytes()).decode()
-    shell(PUBLISHER, f"{BECOME} sh -c 'echo {text} | base64 -d >{PUBLISHED} && chmod 0644 {PUBLISHED}'")
+    shell(PUBLISHER, SERVE.format(text=text, name=SOURCE.name), timeout=120)
     names = ", ".join(f"'{dag}'" for dag in DAGS)
     known = f"SELECT count(*) FROM dag WHERE dag_id IN ({names}) AND NOT is_stale"
     until(lambda: database.value(known) == len(DAGS), 180, "the load's DAGs to be known", every=1)
@@ -67,11 +76,12 @@ def publish(api: Api, database: Database) -> None:
         api.call("PATCH", f"/dags/{dag}", json={"is_paused": False})
     for worker in WORKERS:
         shell(worker, f"rm -f {MARKERS}")
+    return before
 
 
-def withdraw(api: Api) -> None:
-    """Take the DAGs and their runs away."""
-    shell(PUBLISHER, f"{BECOME} rm -f {PUBLISHED}")
+def withdraw(api: Api, before: str) -> None:
+    """Serve the release that was current before, and take the DAGs' runs away."""
+    shell(PUBLISHER, f"ops-agent release flip {before} && ops-agent release refresh", timeout=120)
     for dag in DAGS:
         api.call("DELETE", f"/dags/{dag}")
 
