@@ -143,6 +143,7 @@ def their_clean(cluster: Cluster, before: dict[str, int]) -> dict[str, Any]:
         )
         for words in (
             "$airflow db check",
+            "$airflow db check",
             f"$airflow db clean --clean-before-timestamp {until} --yes",
             "$airflow db export-archived --export-format csv --output-path csv --yes",
         )
@@ -153,9 +154,11 @@ def their_clean(cluster: Cluster, before: dict[str, int]) -> dict[str, Any]:
         _SCHEDULER, input="du -sb /var/tmp/vacuum-bench/csv | cut -f1; rm -rf /var/tmp/vacuum-bench", check=True,
         capture_output=True, text=True,
     )  # fmt: skip
-    seconds = took[1] + took[2] - 2 * took[0]
+    # The first start reads Airflow from the disk; the second is like those that follow.
+    _, start, clean, export = took
+    seconds = clean + export - 2 * start
     return {
-        "start_s": took[0], "clean_s": took[1], "export_s": took[2], "rows": gone, "rows_per_s": gone / seconds,
+        "start_s": start, "clean_s": clean, "export_s": export, "rows": gone, "rows_per_s": gone / seconds,
         "bytes": int(size.stdout),
     }  # fmt: skip
 
