@@ -13,13 +13,16 @@ if TYPE_CHECKING:
 
 
 def with_quorum_queues(base: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of `base` with quorum queues for the default queue and for every queue named later."""
+    """Return the settings of `base` with quorum queues for every queue, and a result backend that waits."""
     return {
         **base,
         "task_default_queue_type": "quorum",
         "task_create_missing_queue_type": "quorum",
         # Celery declares 28 delay queues beside quorum queues; Airflow never delays a message, so keep them cheap.
         "broker_native_delayed_delivery_queue_type": "classic",
+        # A worker first notes that it has begun a task. While the database is away it waits with that; by default it
+        # gives up after three tries at once, and the task it has taken from the queue is queued for ever.
+        "result_backend_always_retry": True,
     }
 
 

@@ -10,6 +10,10 @@ def test_quorum_queues_are_declared_for_every_queue() -> None:
     assert config["task_create_missing_queue_type"] == "quorum"
 
 
+def test_results_wait_for_the_database() -> None:
+    assert celery_config.with_quorum_queues({})["result_backend_always_retry"] is True
+
+
 def test_quorum_queues_leave_airflows_settings_alone() -> None:
     base = {"task_acks_late": True}
     celery_config.with_quorum_queues(base)
