@@ -185,7 +185,7 @@ def measure(names: list[str], rounds: int, samples: dict[str, list[float]]) -> N
             assert harmed(database, load.began) == []
             samples.update(bench.samples)
     finally:
-        withdraw(api, before)
+        withdraw(api, database, before)
         database.close()
 
 

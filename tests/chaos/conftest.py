@@ -40,7 +40,7 @@ def load(api: Api, database: Database) -> Iterator[Load]:
             yield load
     finally:
         proof.deafen(database)
-        withdraw(api, before)
+        withdraw(api, database, before)
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +64,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if report.failed:
         for host in SCHEDULERS:
             try:
-                journal = shell(host, "journalctl --no-pager -n 40 -u airflow-scheduler")
+                journal = shell(host, "journalctl --no-pager -n 15 -u airflow-scheduler | cut -c1-180")
             except (OSError, AssertionError) as error:
                 journal = repr(error)
             report.sections.append((f"airflow-scheduler of {host}", journal))

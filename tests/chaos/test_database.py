@@ -33,7 +33,7 @@ def test_standby_cut_off_from_the_database(database: Database, load: Load) -> No
     try:
         until(lambda: not health(standby)["ready"], 15, f"{standby} to say that it could not take over")
         with probing(load):
-            first_task(database, time.time(), 10)
+            first_task(database, time.time(), 60)
     finally:
         machines.mend(standby)
     until(lambda: health(standby)["ready"], 30, f"{standby} to be ready again")
