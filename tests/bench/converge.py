@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import statistics
@@ -14,7 +15,6 @@ from tests.bench.report import Figure, report
 
 ROOT = Path(__file__).resolve().parents[2]
 PEER = ROOT / "tests/bench/peer"
-ROUNDS = 3
 
 
 def converge(config: Path, playbook: Path) -> float:
@@ -38,9 +38,12 @@ def converge(config: Path, playbook: Path) -> float:
 
 def main() -> int:
     """Alternate the two, so that a drift of the machine's speed meets both."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3, help="how often each converges")
+    rounds = parser.parse_args().rounds
     subprocess.run(["ansible-playbook", PEER / "prepare.yml"], cwd=ROOT, check=True, stdout=sys.stderr)
     ours, peers = [], []
-    for turn in range(1, ROUNDS + 1):
+    for turn in range(1, rounds + 1):
         ours.append(converge(ROOT / "ansible.cfg", ROOT / "site.yml"))
         peers.append(converge(PEER / "ansible.cfg", PEER / "site.yml"))
         print(f"round {turn}: ours {ours[-1]:.1f} s, peer {peers[-1]:.1f} s", file=sys.stderr)
