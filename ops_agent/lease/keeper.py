@@ -52,6 +52,7 @@ class Keeper:
         self._call: p.Call | None = None
         self._leave = False
         self._next_ping = 0.0
+        self._complaint = ""
         self._signals, wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._wakeup = wakeup
 
@@ -129,6 +130,7 @@ class Keeper:
         if self._session.notified():
             self._step(p.Notified())
         if answer is not None:
+            self._complaint = ""
             self._call = None
             self._step(p.Answered(answer))
 
@@ -139,7 +141,10 @@ class Keeper:
     def _drop_session(self, why: str) -> None:
         self._session.close()
         waiting, self._call = self._call, None
-        log.warning("database: %s", " ".join(why.split()))
+        # Said once, not four times a second for as long as the database is away.
+        if why != self._complaint:
+            log.warning("database: %s", " ".join(why.split()))
+        self._complaint = why
         if waiting:
             self._step(p.Failed(why.strip()))
 

@@ -71,3 +71,16 @@ def hand_over(database: Database, why: str = "chaos") -> tuple[str, str]:
     until(lambda: health(standby)["state"] == "active", 15, f"{standby} to take over")
     assert health(standby)["epoch"] == epoch + 1
     return active, standby
+
+
+def longest_pause(database: Database, since: float) -> float:
+    """Return the longest time from `since` until now in which no task was queued, in seconds."""
+    return float(
+        database.value(
+            f"""SELECT extract(epoch FROM max(at - before)) FROM (
+                  SELECT at, lag(at) OVER (ORDER BY at) AS before FROM (
+                    SELECT queued_dttm AS at FROM task_instance WHERE {MINE} AND queued_dttm > to_timestamp({since})
+                    UNION VALUES (to_timestamp({since})), (clock_timestamp())
+                  ) AS moments) AS pauses"""
+        )
+    )
