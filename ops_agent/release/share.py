@@ -38,4 +38,4 @@ def refuse_silence(share: Path, seconds: float = ANSWER_SECONDS) -> None:
     try:
         run(["stat", "--file-system", "--format=%T", "--", str(share)], timeout_seconds=seconds)
     except ProbeError as error:
-        raise ReleaseError(f"the DAG share {share} does not answer ({error}); see docs/runbooks/share-down.md") from None
+        raise ReleaseError(f"the share {share} does not answer ({error}); see docs/runbooks/share-down.md") from None
