@@ -93,8 +93,7 @@ def test_clients_outlive_a_restart_of_the_server(host: Machine, wait_until: Call
     """A query that comes while the server restarts waits for it instead of failing."""
     host.check_output("systemctl restart --no-block postgresql@17-main")
     # The first may be on a session that the restart ends; the next one must wait.
-    served = wait_until(lambda: pooled(host, "celery", "SELECT 'served'").stdout.strip(), deadline=20, what="an answer")
-    assert served == "served"
+    wait_until(lambda: pooled(host, "celery", "SELECT 1").rc == 0, deadline=20, what="an answer")
     wait_until(lambda: host.service("postgresql@17-main").is_running, deadline=20, what="the unit's start")
 
 
