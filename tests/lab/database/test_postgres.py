@@ -62,8 +62,14 @@ def test_every_login_has_a_scram_verifier_and_no_more_rights_than_it_needs(host:
     assert rows == []
 
 
-@pytest.mark.parametrize("login", ["airflow", "celery", "ops", "monitor", "scheduler_sched1", "scheduler_sched2"])
+def scheduler_login(host: Machine) -> str:
+    """Return the login of the scheduler that may write now: the lease decides which one that is."""
+    return superuser(host, "SELECT 'scheduler_' || host FROM ops.lease_status WHERE writes")[0]
+
+
+@pytest.mark.parametrize("login", ["airflow", "celery", "ops", "monitor", "scheduler"])
 def test_login_reaches_database_airflow_and_no_other(host: Machine, login: str) -> None:
+    login = scheduler_login(host) if login == "scheduler" else login
     assert ask(host, login, "SELECT current_user").stdout.strip() == login
     refused = ask(host, login, "SELECT 1", PGDATABASE="postgres")
     assert refused.rc != 0
@@ -91,7 +97,7 @@ def test_scheduler_writes_what_airflow_owns(host: Machine) -> None:
     try:
         answer = ask(
             host,
-            "scheduler_sched1",
+            scheduler_login(host),
             "INSERT INTO airfleet_probe VALUES (1), (2); UPDATE airfleet_probe SET id = 3 WHERE id = 1;"
             " DELETE FROM airfleet_probe WHERE id = 2; SELECT id FROM airfleet_probe",
         )
@@ -101,7 +107,7 @@ def test_scheduler_writes_what_airflow_owns(host: Machine) -> None:
 
 
 def test_scheduler_cannot_become_airflow_and_owns_nothing(host: Machine) -> None:
-    assert "permission denied" in ask(host, "scheduler_sched1", "SET ROLE airflow").stderr
+    assert "permission denied" in ask(host, scheduler_login(host), "SET ROLE airflow").stderr
     owned = "SELECT relname FROM pg_class WHERE pg_get_userbyid(relowner) LIKE 'scheduler%'"
     assert superuser(host, owned) == []
 
@@ -132,15 +138,16 @@ def test_hot_tables_have_their_storage_parameters(host: Machine) -> None:
 
 def test_session_log_names_login_application_and_host(host: Machine, wait_until: Callable[..., Any]) -> None:
     name = f"probe-{secrets.token_hex(4)}"
-    ask(host, "scheduler_sched1", "SELECT 1", PGAPPNAME=name)
+    login = scheduler_login(host)
+    ask(host, login, "SELECT 1", PGAPPNAME=name)
 
     def ended() -> list[str]:
         lines: list[str] = host.run(f"grep {name} {LOG}").stdout.splitlines()
         return lines if any("disconnection: session time" in line for line in lines) else []
 
     begin, *_, end = wait_until(ended, deadline=5, what="the session's end in the log")
-    assert f"connection authorized: user=scheduler_sched1 database=airflow application_name={name}" in begin
-    assert f"scheduler_sched1@airflow app={name} host={address(host)}" in end
+    assert f"connection authorized: user={login} database=airflow application_name={name}" in begin
+    assert f"{login}@airflow app={name} host={address(host)}" in end
 
 
 def test_log_and_statistics_carry_no_secret(host: Machine) -> None:
