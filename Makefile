@@ -50,10 +50,11 @@ test-config: lab-up ## every rendered file through its own checker, which the la
 	pytest -q -n auto tests/config
 
 test-lab: .venv/.locked ## the lab that `make lab` left, proved by testinfra
-	pytest -q tests/lab
+	pytest -q -m "not story" tests/lab
 
-test-chaos: .venv/.locked ## the scheduler's failure stories on the running lab, about 20 minutes
+test-chaos: .venv/.locked ## the failure stories of schedulers and deploys on the running lab, about 35 minutes
 	timeout --signal INT 1800 pytest -q tests/chaos
+	timeout --signal INT 1800 pytest -q -m story tests/lab
 
 test-bench: lab ## the figures the README quotes, but for the lab's own build time
 	python -m tests.bench.memory

@@ -23,6 +23,8 @@ def current(run_ops: Callable[..., Done]) -> Callable[[], str]:
 def repository(tmp_path: Path, run_ops: Callable[..., Done], current: Callable[[], str]) -> Iterator[Repository]:
     before = current()
     yield Repository(tmp_path)
-    if current() != before:
+    left = run_ops("releases", "list", "--format", "json").json()
+    # A test of pruning may have removed it.
+    if left["current"] != before and before in {release["id"] for release in left["releases"]}:
         back = run_ops("rollback", before, "--yes")
         assert back.code == 0, back.stderr

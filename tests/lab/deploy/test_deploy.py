@@ -12,6 +12,7 @@ from testinfra.host import Host
 from tests.lab.deploy.deployer import Done, Repository, finish
 
 testinfra_hosts = ["ansible://sched1"]
+pytestmark = pytest.mark.story
 
 Wait = Callable[..., Any]
 Machine = Callable[[str], Host]
