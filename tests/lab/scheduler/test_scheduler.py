@@ -61,13 +61,17 @@ def test_scheduler_logs_in_as_itself_and_directly(host: Host, machine: Machine) 
 
 
 @pytest.mark.parametrize("name", ["airflow-dag-processor", "airflow-triggerer"])
-def test_parallel_components_run_on_both_hosts(host: Host, name: str) -> None:
-    assert host.service(name).is_running
+def test_parallel_components_run_on_both_hosts(host: Host, name: str, wait_until: Wait) -> None:
+    # A triggerer ends when its database restarts, as another test has it do, and comes back.
+    wait_until(lambda: host.service(name).is_running, deadline=60, what=f"{name} to run")
     assert host.service(name).is_enabled
 
 
-def test_triggerer_serves_its_logs(host: Host) -> None:
-    assert host.socket("tcp://:::8794").is_listening or host.socket("tcp://0.0.0.0:8794").is_listening
+def test_triggerer_serves_its_logs(host: Host, wait_until: Wait) -> None:
+    def serves() -> bool:
+        return bool(host.socket("tcp://:::8794").is_listening or host.socket("tcp://0.0.0.0:8794").is_listening)
+
+    wait_until(serves, deadline=60, what="the triggerer's log server")
 
 
 @pytest.fixture
