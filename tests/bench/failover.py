@@ -12,16 +12,15 @@ import json
 import statistics
 import sys
 import time
-from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.bench import failover_peers as peers
 from tests.chaos import machines
-from tests.chaos.lab import DATABASE, Database, health, keeper_pid, scheduler_pid, settled, strike, until
+from tests.chaos.lab import BROKER, DATABASE, Database, health, keeper_pid, scheduler_pid, settled, strike, until
 from tests.chaos.load import Api, Load, harmed, publish, withdraw
-from tests.chaos.recovery import first_task, newest_job, orphans, probing
+from tests.chaos.recovery import MINE, first_task, newest_job, orphans, probing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,6 +47,7 @@ TARGETS = {
     "cut off from the database: first new task": Target(p95=9),
     "planned switchover: order to first new task": Target(p95=1.5),
     "running tasks re-owned after the new scheduler's start": Target(p95=5),
+    "tasks queued and never sent: kill to the last one's start": Target(p95=10),
     "fencing": Target(unit="ms", p95=50),
     "what keepers cost the database": Target(unit="% of a core", p95=1),
 }
@@ -59,11 +59,11 @@ class Bench:
 
     database: Database
     load: Load
-    samples: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    samples: dict[str, list[float]]
 
     def take(self, name: str, value: float) -> None:
         """Keep one sample and say so."""
-        self.samples[name].append(value)
+        self.samples.setdefault(name, []).append(value)
         print(f"  {name}: {value:.3f}", file=sys.stderr, flush=True)
 
     def fault(self, name: str, fault: Callable[[str], float], repair: Callable[[str], None] | None = None) -> None:
@@ -79,6 +79,29 @@ class Bench:
             finally:
                 if repair:
                     repair(active)
+
+    def unsent(self) -> None:
+        """Kill the scheduler when tasks it marked queued cannot reach the broker; measure until all of them started."""
+        active, _ = settled(180)
+        job, pid = newest_job(self.database), scheduler_pid(active)
+        machines.cut(active, BROKER)
+        try:
+            cut = float(self.database.value("SELECT extract(epoch FROM clock_timestamp())"))
+            with probing(self.load, PROBE_EVERY_SECONDS):
+                queued = f"""FROM task_instance WHERE {MINE} AND state = 'queued'
+                             AND queued_by_job_id = {job} AND queued_dttm > to_timestamp({cut})"""
+                until(lambda: self.database.value(f"SELECT count(*) {queued}"), 30, "a queued task")
+                key = "dag_id, run_id, task_id, map_index"
+                self.database.run(f"CREATE TEMP TABLE unsent AS SELECT {key} {queued};")
+                struck = strike(active, f"kill -9 {pid}")
+                started = f"""SELECT CASE WHEN bool_and(t.start_date IS NOT NULL)
+                                         THEN extract(epoch FROM max(t.start_date)) END
+                             FROM unsent JOIN task_instance AS t USING ({key})"""
+                last = float(until(lambda: self.database.value(started), DEADLINE_SECONDS, "the unsent tasks to start"))
+        finally:
+            machines.mend(active)
+            self.database.run("DROP TABLE IF EXISTS unsent;")
+        self.take("tasks queued and never sent: kill to the last one's start", last - struck)
 
     def switch_over(self) -> None:
         """Hand over in order, and measure from the order on."""
@@ -135,6 +158,7 @@ def _from_outside(act: Callable[[str], None]) -> Callable[[str], float]:
 SCENARIOS: dict[str, Callable[[Bench], None]] = {
     "scheduler": lambda bench: bench.fault("scheduler killed", _kill(scheduler_pid)),
     "keeper": lambda bench: bench.fault("keeper killed", _kill(keeper_pid)),
+    "unsent": Bench.unsent,
     "switchover": Bench.switch_over,
     "cost": Bench.cost,
     "cut": lambda bench: bench.fault(
@@ -173,7 +197,7 @@ def measure(names: list[str], rounds: int, samples: dict[str, list[float]]) -> N
     before = publish(api, database)
     try:
         with Load() as load:
-            bench = Bench(database, load, defaultdict(list, samples))
+            bench = Bench(database, load, samples)
             for name in [name for name in names if name in PEERS]:
                 print(name, file=sys.stderr, flush=True)
                 PEERS[name](database, load, rounds, bench.take)
@@ -183,7 +207,6 @@ def measure(names: list[str], rounds: int, samples: dict[str, list[float]]) -> N
                     SCENARIOS[name](bench)
             settled(180)
             assert harmed(database, load.began) == []
-            samples.update(bench.samples)
     finally:
         withdraw(api, database, before)
         database.close()
@@ -199,10 +222,12 @@ def main() -> int:
     samples: dict[str, list[float]] = {}
     if words.results and words.results.exists():
         samples = json.loads(words.results.read_text())
-    if words.rounds:
-        measure(words.scenarios or [*SCENARIOS, *PEERS], words.rounds, samples)
-    if words.results:
-        words.results.write_text(json.dumps(samples))
+    try:
+        if words.rounds:
+            measure(words.scenarios or [*SCENARIOS, *PEERS], words.rounds, samples)
+    finally:
+        if words.results:
+            words.results.write_text(json.dumps(samples))
     lines = list(rows(samples))
     print("| figure | min | median | p95 | max | rounds | target | reached |\n|---|---|---|---|---|---|---|---|")
     print("\n".join(line for line, _ in lines))

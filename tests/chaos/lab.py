@@ -23,6 +23,7 @@ ADDRESS = {host.name: host.address for host in INVENTORY.hosts}
 SCHEDULERS = tuple(host.name for host in INVENTORY.tier("scheduler"))
 WORKERS = tuple(host.name for host in INVENTORY.tier("worker"))
 DATABASE = INVENTORY.tier("database")[0].name
+BROKER = INVENTORY.tier("broker")[0].name
 KEEPER_PORT = 8976
 UNIT = "airflow-scheduler.service"
 SSH = [
