@@ -24,6 +24,16 @@ MARKERS = "/var/lib/airflow/chaos.markers"
 SHORT_EVERY_SECONDS = 8
 # Longer than they take, so that each pool keeps a slot for the others.
 LONG_EVERY_SECONDS = 65
+# What serves, but for what stories that were killed have left.
+SERVED = """
+python3 - <<'END'
+import json, pathlib
+release = pathlib.Path("/srv/airflow/dags/current").resolve()
+while (manifest := json.loads((release / "manifest.json").read_text()))["author"] == "tests":
+    release = release.with_name(manifest["parent"])
+print(release.name)
+END
+"""
 SERVE = """
 set -eu
 work=$(mktemp -d)
@@ -66,7 +76,7 @@ class Api:
 
 def publish(api: Api, database: Database) -> str:
     """Serve the load's DAGs beside those of the current release, once Airflow knows them; return that release."""
-    before = shell(PUBLISHER, "basename $(readlink /srv/airflow/dags/current)")
+    before = shell(PUBLISHER, SERVED)
     text = base64.b64encode(SOURCE.read_bytes()).decode()
     shell(PUBLISHER, SERVE.format(text=text, name=SOURCE.name), timeout=120)
     names = ", ".join(f"'{dag}'" for dag in DAGS)
