@@ -53,7 +53,7 @@ def story(load: Load, database: Database) -> Iterator[None]:
     settled()
     # That nothing is stuck is seen at the end, for all stories at once: test_account.py.
     assert harmed(database, load.began) == []
-    found = proof.sessions(load.began)
+    found = proof.sessions(load.began, load.shared)
     assert proof.nameless(found) == []
     assert proof.overlaps(found) == []
 

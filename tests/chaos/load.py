@@ -108,6 +108,8 @@ class Load:
     def __init__(self) -> None:
         self.accepted: list[tuple[str, str, float]] = []
         self.began = time.time()
+        # When, by the fleet's mode, several schedulers worked at once.
+        self.shared: list[tuple[float, float]] = []
         self._end = threading.Event()
         every = {"chaos_short": SHORT_EVERY_SECONDS, "chaos_long": LONG_EVERY_SECONDS}
         self._threads = [threading.Thread(target=self._keep, args=item, daemon=True) for item in every.items()]

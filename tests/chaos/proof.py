@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tests.chaos.lab import DATABASE, SCHEDULERS, shell
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from tests.chaos.lab import Database
 
@@ -47,13 +47,13 @@ def deafen(database: Database) -> None:
     database.run("".join(f"ALTER ROLE scheduler_{host} RESET log_statement;" for host in SCHEDULERS))
 
 
-def sessions(began: float) -> list[Session]:
-    """Read the server's log from `began` on."""
+def sessions(began: float, shared: Sequence[tuple[float, float]] = ()) -> list[Session]:
+    """Read the server's log from `began` on, without what was written while, by the fleet's mode, several schedule."""
     lines = shell(DATABASE, f"grep -h ' scheduler_[a-z0-9]*@' {LOG} | cut -c1-300 || true", timeout=60).splitlines()
-    return parse(lines, began)
+    return parse(lines, began, shared)
 
 
-def parse(lines: Iterable[str], began: float) -> list[Session]:
+def parse(lines: Iterable[str], began: float, shared: Sequence[tuple[float, float]] = ()) -> list[Session]:
     """Return the sessions that these lines of the server's log tell of."""
     found: dict[str, Session] = {}
     for line in lines:
@@ -67,7 +67,8 @@ def parse(lines: Iterable[str], began: float) -> list[Session]:
         if epoch := re.fullmatch(r"airflow-scheduler epoch (\d+)", match["app"]):
             session.epoch = int(epoch[1])
         if match["text"].startswith("statement: "):
-            session.writes.append(at)
+            if not any(start <= at <= end for start, end in shared):
+                session.writes.append(at)
         elif match["kind"] in ("ERROR", "FATAL") and session.writes and "permission denied" in match["text"]:
             # The statement just logged was refused by the fence: it wrote nothing.
             session.writes.pop()

@@ -18,7 +18,7 @@ def test_everything_that_was_accepted_ran_once(database: Database, load: Load) -
 
 
 def test_no_scheduler_wrote_beside_another(load: Load) -> None:
-    found = proof.sessions(load.began)
+    found = proof.sessions(load.began, load.shared)
     assert len({session.epoch for session in found if session.writes}) > 1
     assert proof.nameless(found) == []
     assert proof.overlaps(found) == []

@@ -57,4 +57,5 @@ def test_change_of_mode_and_back_loses_no_time(database: Database, load: Load) -
             until(lambda host=host: requests.get(f"http://{ADDRESS[host]}:8974/health", timeout=2).ok, 30, host)
         converge()
         settled()
+        load.shared.append((began, time.time()))
     assert longest_pause(database, began) < 20

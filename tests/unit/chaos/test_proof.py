@@ -54,3 +54,9 @@ def test_session_without_an_epoch_and_lines_from_before_are_told_apart() -> None
     nameless = [line(2, "c.1", "sched1", "LOG:  statement: DELETE FROM callback")]
     assert len(proof.nameless(proof.parse(nameless, BEGAN))) == 1
     assert proof.parse(nameless, BEGAN + 30) == []
+
+
+def test_writes_of_a_time_when_several_may_schedule_prove_nothing() -> None:
+    nameless = line(2, "c.1", "sched1", "LOG:  statement: DELETE FROM callback")
+    found = proof.parse([nameless, nameless.replace("10:00:02", "10:00:09")], BEGAN, [(BEGAN + 1, BEGAN + 3)])
+    assert [len(session.writes) for session in found] == [1]
