@@ -68,8 +68,8 @@ class Bench:
 
     def fault(self, name: str, fault: Callable[[str], float], repair: Callable[[str], None] | None = None) -> None:
         """Strike the active host and measure until the other host's scheduler has started a task of its own."""
-        active, standby = settled(180)
-        until(lambda: orphans(self.database, newest_job(self.database)), 60, "a task to be running")
+        active, standby = self._calm()
+        until(lambda: orphans(self.database, newest_job(self.database)), 90, "a task to be running")
         job = newest_job(self.database)
         with probing(self.load, PROBE_EVERY_SECONDS):
             struck = fault(active)
@@ -82,7 +82,7 @@ class Bench:
 
     def unsent(self) -> None:
         """Kill the scheduler when tasks it marked queued cannot reach the broker; measure until all of them started."""
-        active, _ = settled(180)
+        active, _ = self._calm()
         job, pid = newest_job(self.database), scheduler_pid(active)
         machines.cut(active, BROKER)
         try:
@@ -105,7 +105,7 @@ class Bench:
 
     def switch_over(self) -> None:
         """Hand over in order, and measure from the order on."""
-        _, standby = settled(180)
+        _, standby = self._calm()
         job = newest_job(self.database)
         with probing(self.load, PROBE_EVERY_SECONDS):
             ordered = float(
@@ -119,12 +119,18 @@ class Bench:
 
     def cost(self) -> None:
         """Measure how much of the database server's time the keepers' calls take while nothing happens."""
-        settled(180)
+        self._calm()
         query = "SELECT sum(total_exec_time) FROM pg_stat_statements WHERE query LIKE 'SELECT ops.%' AND toplevel"
         before, began = self.database.value(query), time.monotonic()
         time.sleep(COST_SECONDS)
         spent = float(self.database.value(query) - before) / 1000
         self.take("what keepers cost the database", 100 * spent / (time.monotonic() - began))
+
+    def _calm(self) -> tuple[str, str]:
+        """Wait until the last round's probes are done, or their queue would be measured; return active and standby."""
+        waiting = f"SELECT count(*) = 0 FROM task_instance WHERE {MINE} AND state IN ('queued', 'scheduled')"
+        until(lambda: self.database.value(waiting), 180, "no task to be waiting")
+        return settled(180)
 
     def _adopted(self, job: int, standby: str) -> None:
         """Measure when the last of the dead scheduler's running tasks was the new one's."""
