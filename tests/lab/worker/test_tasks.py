@@ -1,11 +1,14 @@
 """Tasks: one outlives the stop of its worker, and the sandbox lets through what tasks do."""
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from testinfra.host import Host
+
+from ops_cli import inventory as inventories
 
 # The publisher of the DAG share.
 testinfra_hosts = ["ansible://sched1"]
@@ -91,3 +94,23 @@ def test_sandbox_lets_tasks_work_and_keeps_them_in(publish: Publish, fleet: Any,
     # The log comes from the worker's own log server, by its name.
     assert "kept" in log
     assert "Permission denied" in log
+
+
+def test_slot_is_free_when_its_task_has_ended(
+    fleet: Any, machine: Machine, inventory: inventories.Inventory, wait_until: Wait
+) -> None:
+    """Stock, most of these thirty tasks, which do nothing, hold their slot for 5 s after their end."""
+    workers = [machine(host.name) for host in inventory.tier("worker")]
+    began = workers[0].check_output("date +%s")
+    run = fleet.call("POST", "/dags/fleet_chain/dagRuns", json={"logical_date": None})["dag_run_id"]
+    path = f"/dags/fleet_chain/dagRuns/{run}"
+    wait_until(lambda: fleet.call("GET", path)["state"] == "success", deadline=180, what="the chain to end")
+    ask = f"journalctl -u airflow-worker --since @{began} --no-pager"
+
+    def durations() -> list[float]:
+        said = "".join(worker.check_output(ask) for worker in workers)
+        return [float(seconds) for seconds in re.findall(r"Workload finished .* duration=([0-9.]+)", said)]
+
+    wait_until(lambda: len(durations()) >= 30, deadline=30, what="the workers to finish")
+    slow = [seconds for seconds in durations() if seconds > 4.5]
+    assert len(slow) < 5, durations()
