@@ -118,6 +118,10 @@ class ReleaseHosts:
         """Return all releases, the newest first."""
         return self._release("list")
 
+    def links(self) -> dict[str, Any]:
+        """Return the ids of the current, the previous and all releases, without what each is: that is quick."""
+        return self._release("links")
+
     def show(self, release: str) -> dict[str, Any]:
         """Return a release's manifest."""
         return self._release(f"show {shlex.quote(release)}")

@@ -11,6 +11,7 @@ On the publisher host, as root:
     list                {"current", "previous", "releases": [{all of publish's but seconds, with "id" for "release",
                         "current", "previous", "unfinished_runs": N, or null if the database is silent,
                         "error": "" or why the release is unusable}]}, the newest first
+    links               {"current", "previous", "releases": [{"id"}]}: the same without reading each
     show ID             the manifest: publish's keys with "id" for "release", "validation": {...} or null,
                         "files": {path: {"sha256", "size", "executable"}}, "links": {path: target}
     diff OLD NEW        {"from", "to", "added", "removed", "changed": [paths], "unchanged": N}
@@ -83,6 +84,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     of_all = {
         "restore": "put back what the share has lost",
         "list": "print all releases",
+        "links": "print the ids of all releases",
         "status": "print what this host has and serves",
         "refresh": "have the dag-processors look now",
     }

@@ -96,6 +96,13 @@ def _list(arguments: Namespace) -> dict[str, Any]:
     return {"current": current, "previous": previous, "releases": releases}
 
 
+def _links(arguments: Namespace) -> dict[str, Any]:
+    refuse_silence(arguments.share)
+    store = Store(arguments.share)
+    releases = [{"id": release_id} for release_id in store.ids()]
+    return {"current": store.current(), "previous": store.previous(), "releases": releases}
+
+
 def _show(arguments: Namespace) -> dict[str, Any]:
     # A release never changes: this host's copy, which was verified, says the same as the share, and sooner.
     with suppress(ReleaseError):
@@ -245,6 +252,7 @@ _VERBS: dict[str, Callable[[Namespace], dict[str, Any]]] = {
     "publish": _publish,
     "flip": _flip,
     "list": _list,
+    "links": _links,
     "restore": _restore,
     "show": _show,
     "diff": _diff,
