@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ops_cli import changes, inventory, prompt, source, stranded, validate, watch
+from ops_cli import changes, follow, inventory, prompt, source, stranded, validate, watch
 from ops_cli.deployment import Deployment
 from ops_cli.errors import OpsError
 from ops_cli.operation import Operation, operation
@@ -32,6 +32,9 @@ def deploy(  # noqa: PLR0913, PLR0917
     git_url: Annotated[
         str, typer.Option("--git-url", help="Fetch --git-ref, a branch or tag, from there; PATH is within it.")
     ] = "",
+    if_moved: Annotated[
+        Path | None, typer.Option(help="With --git-url: only a head that this file does not remember; for a timer.")
+    ] = None,
     message: Annotated[str, typer.Option(help="What to remember it by; the commit's subject if not given.")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Validate and compare; change nothing.")] = False,  # noqa: FBT002
     watch_for: Annotated[
@@ -52,29 +55,41 @@ def deploy(  # noqa: PLR0913, PLR0917
     looked for in the new file, which their release does not have. With --watch, a release is taken back too after whose
     flip DAG files stop importing, take much longer to parse, or tasks fail more often than in the hour before.
 
+    A timer that follows a branch adds --if-moved: nothing is done, and the fleet not asked, while the head is the one
+    that was tried last. One that the gate refused, that was taken back or rolled back is not tried again; a failure is
+    repeated as one line and exit code 1 until the head moves.
+
     The JSON has the keys release, previous, added, removed, changed, validated_s, published_s, flipped_s, visible_s
     (flip to all changed DAGs served), verified_s (flip to all DAGs served), hosts, rolled_back and error; a step that
     was not reached is null.
     """
     watch_seconds = watch.duration(watch_for) if watch_for else 0.0
+    memory = follow.memory(if_moved, git_url, git_ref)
+    if memory and not memory.moved():
+        return
     fleet = inventory.load(env or ctx.obj["env"], inventory.find_home())
     lock: AbstractContextManager[Operation | None] = (
         nullcontext() if dry_run else operation(fleet, "deploy", lock="dags", reason=message)
     )
     done = Deployment(Result(""))
     with lock as held, connected(fleet) as hosts, tempfile.TemporaryDirectory() as work, Steps().shown() as steps:
-        job = _Job(hosts, steps, done, held, force=force)
+        job, commit = _Job(hosts, steps, done, held, force=force), ""
         try:
             if git_url:
                 steps.now(f"fetching {source.without_login(git_url)}")
                 path, git_ref = source.clone(git_url, git_ref, Path(work)) / path, ""
             packed = source.collect(path, Path(work), ref=git_ref, message=message, allow_dirty=allow_dirty)
+            commit = packed.commit
             if job.prepare(packed) and not dry_run:
                 steps.rest()
                 prompt.confirm(job.consequence(), fleet.env, yes=yes)
                 job.bring(packed, Path(work), watch_seconds)
+            if memory and not dry_run:
+                memory.note(commit)
         except BaseException as error:
             done.error = str(error) or "interrupted"
+            if memory and not dry_run:
+                memory.note_failure(commit, done, error)
             if output is Format.JSON:
                 typer.echo(json.dumps(done.as_json()))
             raise

@@ -1,6 +1,7 @@
 """`ops deploy` and `ops rollback` from the words that are typed to the exit code, on a fleet of the test's own."""
 
 import json
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -285,6 +286,35 @@ def test_environment_may_follow_the_verb(
     assert fleet.current == OLD
     assert main.run([word.format(dags=dags) for word in words] + ["--env", "mars"]) == 2
     assert "no environment 'mars'" in capsys.readouterr().err
+
+
+def test_timer_deploys_each_head_once(
+    fleet: Fleet, dags: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def git(*words: str) -> None:
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.com"]
+        subprocess.run(["git", "-C", str(tmp_path), *identity, *words], check=True, capture_output=True)
+
+    def tick() -> int:
+        fleet.calls.clear()
+        words = ["--git-url", f"file://{tmp_path}", "--git-ref", "main", "--if-moved", str(tmp_path / "head.json")]
+        return main.run(["deploy", "dags", "--yes", *words])
+
+    git("init", "-q", "-b", "main", ".")
+    git("add", dags)
+    git("commit", "-q", "-m", "one")
+    assert (tick(), fleet.current) == (0, NEW)
+    capsys.readouterr()
+    assert (tick(), fleet.calls) == (0, [])
+    assert capsys.readouterr() == ("", "")
+    assert main.run(["rollback", "--yes"]) == 0
+    assert (tick(), fleet.calls, fleet.current) == (0, [], OLD)
+    Path(dags, "a.py").write_text("1 / 0")
+    git("commit", "-q", "-a", "-m", "two")
+    fleet.report, fleet.refused = report(errors=1), True
+    assert (tick(), fleet.calls) == (1, ["lock deploy", "validate"])
+    assert (tick(), fleet.calls) == (1, [])
+    assert "is not tried again: the gate refuses it" in capsys.readouterr().err
 
 
 def test_error_of_a_host_is_one_line(fleet: Fleet, dags: str, monkeypatch: pytest.MonkeyPatch) -> None:
