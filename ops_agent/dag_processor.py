@@ -109,7 +109,12 @@ class DagProcessor(DagFileProcessorManager):  # type: ignore[misc]
             self.log.warning("Parsing %s again: another stored its DAG first (%s)", file.rel_path, type(error).__name__)
             self._add_files_to_queue([file], mode="front")
             return
-        self._urgent.get(file.bundle_name, {}).pop(file, None)
+        urgent = self._urgent.get(file.bundle_name, {})
+        if proc.had_callbacks and file in urgent:
+            # It ran a callback of the DAG, and parsed nothing for the database.
+            self._add_files_to_queue([file], mode="frontprio")
+        else:
+            urgent.pop(file, None)
 
     def _refresh_dag_bundles(self, known_files: dict[str, set[Any]]) -> None:
         self._present = known_files
@@ -168,11 +173,12 @@ class DagProcessor(DagFileProcessorManager):  # type: ignore[misc]
                 adopted = 0 if bundle.problem else takeover.adopt(cursor, bundle.cache, now, bundle.name)
                 served = takeover.served(cursor, now, bundle.name)
             old = bundle.cache.load(before) if before and bundle.cache.has(before) else None
-            urgent = takeover.urgent(old, bundle.cache.load(now), served)
+            new = bundle.cache.load(now)
+            urgent, parse_all = takeover.urgent(old, new, served), new.validation is None
         except (SQLAlchemyError, psycopg2.Error, ReleaseError, OSError):
             # Parsing everything is slow, and right.
             self.log.exception("DAGs that did not change could not be taken over to %s", now)
-            adopted, urgent = 0, {str(file.rel_path): frozenset() for file in files}
+            adopted, urgent, parse_all = 0, {}, True
         first = {file: urgent[str(file.rel_path)] for file in files if str(file.rel_path) in urgent}
         self._urgent[bundle.name] = first
         self.log.info("Release %s: %d DAGs taken over, %d files to parse first", now, adopted, len(first))
@@ -180,6 +186,8 @@ class DagProcessor(DagFileProcessorManager):  # type: ignore[misc]
         order = sorted(first, key=lambda file: str(file.rel_path))
         random.Random(socket.gethostname()).shuffle(order)  # noqa: S311
         self._add_files_to_queue(order, mode="frontprio")
+        if parse_all:
+            self._add_files_to_queue([file for file in files if file not in first], mode="back")
 
     def _bundle(self, name: str) -> Any:
         return next((bundle for bundle in self._dag_bundles if bundle.name == name), None)

@@ -25,12 +25,17 @@ SELECT DISTINCT bundle_version FROM dag
 WHERE bundle_name = %s AND NOT is_stale AND bundle_version IS NOT NULL AND bundle_version <> %s
 """
 _SERVED = "SELECT dag_id FROM dag WHERE bundle_name = %s AND NOT is_stale AND bundle_version = %s"
-# Not a DAG that a dag-processor has brought over already, and of its versions the latest alone, as Airflow does.
+# Not a DAG that a dag-processor has brought over already, and of its versions the latest alone, as Airflow does. Locked
+# in one order, for two dag-processors at once.
 _ADOPT = """
-WITH adopted AS (
-  UPDATE dag SET bundle_version = %(new)s, fileloc = replace(fileloc, '/' || %(old)s || '/', '/' || %(new)s || '/')
+WITH same AS (
+  SELECT dag_id FROM dag
   WHERE bundle_name = %(bundle)s AND bundle_version = %(old)s AND NOT is_stale AND dag_id = ANY(%(dag_ids)s)
-  RETURNING dag_id
+  ORDER BY dag_id FOR UPDATE
+), adopted AS (
+  UPDATE dag SET bundle_version = %(new)s, fileloc = replace(fileloc, '/' || %(old)s || '/', '/' || %(new)s || '/')
+  FROM same WHERE dag.dag_id = same.dag_id
+  RETURNING dag.dag_id
 ), versions AS (
   UPDATE dag_version SET bundle_version = %(new)s
   WHERE bundle_version = %(old)s AND id IN (
@@ -77,17 +82,20 @@ def served(cursor: Any, release_id: str, bundle: str = BUNDLE) -> set[str]:
 
 
 def urgent(old: Manifest | None, new: Manifest, now_served: set[str]) -> dict[str, frozenset[str]]:
-    """Return the files to parse before all others, each with its DAGs; every file of a release without the gate.
+    """Return the files to parse before all others, each with its DAGs as far as the gate has seen them.
 
     These are the files whose DAGs are not yet served from `new`, and those that changed: a DAG may be gone from them.
+    If nothing is known of the release before, nor of the DAGs of this one, it is every file.
     """
     dags: dict[str, set[str]] = {}
     for dag_id, dag in _dags(new).items():
         dags.setdefault(dag["file"], set()).add(dag_id)
-    if new.validation is None:
-        return dict.fromkeys(new.files, frozenset())
-    difference = changes(old, new) if old else {"added": [], "changed": []}
-    touched = {*difference["added"], *difference["changed"]}
+    touched: set[str] = set()
+    if old:
+        difference = changes(old, new)
+        touched = {*difference["added"], *difference["changed"]}
+    elif new.validation is None:
+        touched = {*new.files, *new.links}
     late = {file for file, dag_ids in dags.items() if not dag_ids <= now_served}
     return {file: frozenset(dags.get(file, ())) for file in sorted(touched | late)}
 

@@ -104,8 +104,10 @@ def test_unchanged_dag_that_could_not_be_taken_over_comes_first_too() -> None:
     assert takeover.urgent(None, one, {"fine", "stale"}) == {}
 
 
-def test_all_files_of_a_release_without_the_gate_come_first() -> None:
-    assert takeover.urgent(None, release(gate=False, a="x", b="y"), {"a"}) == {"a.py": frozenset(), "b.py": frozenset()}
+def test_changed_files_of_a_release_without_the_gate_come_first() -> None:
+    old, new = release(gate=False, a="x", b="y"), release(gate=False, a="x", b="z", c="")
+    assert takeover.urgent(old, new, {"a"}) == {"b.py": frozenset(), "c.py": frozenset()}
+    assert takeover.urgent(None, new, {"a"}).keys() == {"a.py", "b.py", "c.py"}
 
 
 class Cursor:
