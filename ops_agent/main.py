@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ops_agent import adopt, analyze, dag_health, lease_verb, operation, settings, status
+from ops_agent import analyze, dag_health, lease_verb, operation, settings, status
 from ops_agent.archive import commands as archive
 from ops_agent.archive import vacuum
 from ops_agent.commands import ProbeError
@@ -37,9 +37,6 @@ def run(words: Sequence[str] | None = None) -> int:
     verb = verbs.add_parser("dag-health", help="print how DAGs are parsed and tasks end")
     dag_health.add_arguments(verb)
     verb.set_defaults(run=dag_health.run)
-    verb = verbs.add_parser("adopt", help="serve the DAGs that two releases share from the second one")
-    adopt.add_arguments(verb)
-    verb.set_defaults(run=adopt.run)
     verb = verbs.add_parser("lease", help="ask about the scheduler lease, or move it")
     verb.add_argument("action", choices=lease_verb.ACTIONS, help="change reads what to do from standard input")
     verb.set_defaults(run=lambda arguments: lease_verb.run(arguments.action))

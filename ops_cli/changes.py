@@ -76,7 +76,7 @@ def between(old: Mapping[str, Any], new: Mapping[str, Any], served: Sequence[Map
 def _compare(old: Mapping[str, Any], new: Mapping[str, Any], touched: frozenset[str]) -> DagChange | None:
     files = tuple(sorted(touched & {*old["files"], *new["files"]}))
     known = old["hash"] and new["hash"]
-    if not files and (not known or old["hash"] == new["hash"]):
+    if old["file"] == new["file"] and not files and (not known or old["hash"] == new["hash"]):
         return None
     before = {task["task_id"]: task for task in old["tasks"]} if known else {}
     after = {task["task_id"]: task for task in new["tasks"]} if known else {}

@@ -4,14 +4,13 @@ import json
 import tempfile
 import time
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ops_cli import changes, inventory, prompt, source, validate, watch
-from ops_cli.changes import Changes
+from ops_cli import changes, follow, inventory, prompt, source, stranded, validate, watch
+from ops_cli.deployment import Deployment
 from ops_cli.errors import OpsError
 from ops_cli.operation import Operation, operation
 from ops_cli.release_hosts import ReleaseHosts, connected
@@ -26,35 +25,6 @@ class RefusedError(OpsError):
     """The gate refused the tree; the text has the first findings."""
 
 
-@dataclass
-class Deployment:
-    """What one deploy has done so far."""
-
-    result: Result
-    changes: Changes = field(default_factory=Changes)
-    validated_seconds: float | None = None
-    published_seconds: float | None = None
-    error: str = ""
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the object that `--format json` prints; a step that was not reached is null."""
-        return {
-            "release": self.result.release or None,
-            "previous": self.result.previous,
-            "added": list(self.changes.added),
-            "removed": list(self.changes.removed),
-            "changed": [change.dag_id for change in self.changes.changed],
-            "validated_s": _rounded(self.validated_seconds),
-            "published_s": _rounded(self.published_seconds),
-            "flipped_s": _rounded(self.result.flipped_seconds or None),
-            "visible_s": _rounded(self.result.visible_seconds),
-            "verified_s": _rounded(self.result.verified_seconds),
-            "hosts": [asdict(host) for host in self.result.hosts],
-            "rolled_back": self.result.rolled_back,
-            "error": self.error or None,
-        }
-
-
 def deploy(  # noqa: PLR0913, PLR0917
     ctx: typer.Context,
     path: Annotated[Path, typer.Argument(help="The directory of DAG files.")] = Path("dags"),
@@ -62,6 +32,9 @@ def deploy(  # noqa: PLR0913, PLR0917
     git_url: Annotated[
         str, typer.Option("--git-url", help="Fetch --git-ref, a branch or tag, from there; PATH is within it.")
     ] = "",
+    if_moved: Annotated[
+        Path | None, typer.Option(help="With --git-url: only a head that this file does not remember; for a timer.")
+    ] = None,
     message: Annotated[str, typer.Option(help="What to remember it by; the commit's subject if not given.")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Validate and compare; change nothing.")] = False,  # noqa: FBT002
     watch_for: Annotated[
@@ -69,6 +42,8 @@ def deploy(  # noqa: PLR0913, PLR0917
     ] = "",
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,  # noqa: FBT002
     allow_dirty: Annotated[bool, typer.Option("--allow-dirty", help="Deploy uncommitted changes too.")] = False,  # noqa: FBT002
+    force: Annotated[bool, typer.Option("--force", help=stranded.FORCE)] = False,  # noqa: FBT002
+    env: Annotated[str | None, typer.Option(help="The environment, if not given before the command.")] = None,
     output: Annotated[Format, typer.Option("--format", help="Words to read, or one JSON object.")] = Format.TABLE,
 ) -> None:
     """Put a directory of DAG files into service as a new release; runs in flight finish on the code they began with.
@@ -76,32 +51,45 @@ def deploy(  # noqa: PLR0913, PLR0917
     In this order: takes the lock, packs the commit, passes it through the gate (see ops validate), says what changes,
     asks, publishes it on the share, has every host copy it, flips, waits until the database shows every DAG served from
     it. Whatever fails before the flip leaves the old release serving. Whatever fails after it is taken back, and the
-    exit code is 1. With --watch, so is a release after whose flip DAG files stop importing, take much longer to parse,
-    or tasks fail more often than in the hour before.
+    exit code is 1. Refused is a DAG that moves to another file while runs of it are unfinished: their tasks would be
+    looked for in the new file, which their release does not have. With --watch, a release is taken back too after whose
+    flip DAG files stop importing, take much longer to parse, or tasks fail more often than in the hour before.
+
+    A timer that follows a branch adds --if-moved: nothing is done, and the fleet not asked, while the head is the one
+    that was tried last. One that the gate refused, that was taken back or rolled back is not tried again; a failure is
+    repeated as one line and exit code 1 until the head moves.
 
     The JSON has the keys release, previous, added, removed, changed, validated_s, published_s, flipped_s, visible_s
     (flip to all changed DAGs served), verified_s (flip to all DAGs served), hosts, rolled_back and error; a step that
     was not reached is null.
     """
     watch_seconds = watch.duration(watch_for) if watch_for else 0.0
-    fleet = inventory.load(ctx.obj["env"], inventory.find_home())
+    memory = follow.memory(if_moved, git_url, git_ref)
+    if memory and not memory.moved():
+        return
+    fleet = inventory.load(env or ctx.obj["env"], inventory.find_home())
     lock: AbstractContextManager[Operation | None] = (
         nullcontext() if dry_run else operation(fleet, "deploy", lock="dags", reason=message)
     )
     done = Deployment(Result(""))
     with lock as held, connected(fleet) as hosts, tempfile.TemporaryDirectory() as work, Steps().shown() as steps:
-        job = _Job(hosts, steps, done, held)
+        job, commit = _Job(hosts, steps, done, held, force=force), ""
         try:
             if git_url:
                 steps.now(f"fetching {source.without_login(git_url)}")
                 path, git_ref = source.clone(git_url, git_ref, Path(work)) / path, ""
             packed = source.collect(path, Path(work), ref=git_ref, message=message, allow_dirty=allow_dirty)
+            commit = packed.commit
             if job.prepare(packed) and not dry_run:
                 steps.rest()
                 prompt.confirm(job.consequence(), fleet.env, yes=yes)
                 job.bring(packed, Path(work), watch_seconds)
+            if memory and not dry_run:
+                memory.note(commit)
         except BaseException as error:
             done.error = str(error) or "interrupted"
+            if memory and not dry_run:
+                memory.note_failure(commit, done, error)
             if output is Format.JSON:
                 typer.echo(json.dumps(done.as_json()))
             raise
@@ -114,8 +102,10 @@ def deploy(  # noqa: PLR0913, PLR0917
 class _Job:
     """The steps of one deploy."""
 
-    def __init__(self, hosts: ReleaseHosts, steps: Steps, done: Deployment, held: Operation | None) -> None:
-        self.hosts, self.steps, self.done, self.held = hosts, steps, done, held
+    def __init__(
+        self, hosts: ReleaseHosts, steps: Steps, done: Deployment, held: Operation | None, *, force: bool
+    ) -> None:
+        self.hosts, self.steps, self.done, self.held, self.force = hosts, steps, done, held, force
         self.before: dict[str, Any] = {}
         self.old: dict[str, Any] = {}
         self.report: dict[str, Any] = {}
@@ -124,7 +114,7 @@ class _Job:
         """Validate and compare; return whether there is anything to deploy."""
         self.steps.now("asking what serves now")
         self.before = self.hosts.health(_HOUR_SECONDS)
-        current = self.hosts.all()["current"]
+        current = self.hosts.links()["current"]
         self.old = self.hosts.known(current)
         self.done.result.previous = current
         if self.old.get("digest") == packed.digest:
@@ -143,6 +133,7 @@ class _Job:
             self.steps.note(f"warning: {warning['file']}:{warning['line']} {warning['rule']}: {warning['message']}")
         for line in self.done.changes.lines():
             self.steps.note(line)
+        self._refuse_stranding()
         return True
 
     def consequence(self) -> str:
@@ -174,12 +165,20 @@ class _Job:
     def _check(self) -> None:
         if self.held:
             self.held.check()
+        # Once more: publishing and copying took their time.
+        self._refuse_stranding()
+
+    def _refuse_stranding(self) -> None:
+        for line in stranded.refuse(self.hosts, self.done.changes, force=self.force):
+            self.steps.note(f"warning: {line}")
+            self.done.forced = True
 
     def _audit(self) -> None:
         if self.held:
             self.held.hosts = [host.host for host in self.done.result.hosts if host.reachable]
             state = "taken back" if self.done.result.rolled_back else "done"
-            self.held.result = f"{state}: {self.done.result.release} after {self.done.result.previous}"
+            forced = ", forced" if self.done.forced else ""
+            self.held.result = f"{state}: {self.done.result.release} after {self.done.result.previous}{forced}"
 
 
 def _said(done: Deployment, *, dry_run: bool) -> str:
@@ -195,7 +194,3 @@ def _said(done: Deployment, *, dry_run: bool) -> str:
         f"{result.verified_seconds or 0:.1f} s after the flip; back again: ops rollback"
     )
     return "\n".join(lines)
-
-
-def _rounded(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds, 2)

@@ -36,13 +36,15 @@ class FleetStatus:
 
     env: str
     observations: Sequence[Observation]
+    here: Sequence[str] = ()
+    """What is wrong on the machine that asks."""
 
     @cached_property
     def problems(self) -> list[str]:
         """Return one line for each thing that is wrong: what, where, and the next command to type."""
         lines = [line for seen in self.observations for line in _host_problems(self.env, seen)]
         rules = (_share_problems, _queue_problems, _scheduler_problems, _dag_problems, _vacuum_problems)
-        return [*lines, *(line for rule in rules for line in rule(self))]
+        return [*lines, *(line for rule in rules for line in rule(self)), *self.here]
 
     @property
     def exit_code(self) -> ExitCode:

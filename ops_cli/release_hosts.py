@@ -97,20 +97,18 @@ class ReleaseHosts:
     def flip(self, release: str) -> dict[str, Any]:
         """Make a release the current one, and have the dag-processors look at once."""
         flipped = self._release(f"flip {shlex.quote(release)}")
-        # If none can be told, they look by themselves a few seconds later.
-        with suppress(OpsError):
-            self._anywhere("release refresh")
+        if not flipped["refreshed"]:
+            # If none can be told, they look by themselves a few seconds later.
+            with suppress(OpsError):
+                self._anywhere("release refresh")
         return flipped
 
-    def adopt(self, old: str, new: str) -> None:
-        """Have the DAGs that both releases share served from the new one, without waiting for them to be parsed."""
-        # If that cannot be, they are parsed, which takes longer.
-        with suppress(OpsError):
-            self._anywhere(f"adopt {shlex.quote(old)} {shlex.quote(new)}")
+    def served(self, release: str = "") -> dict[str, Any]:
+        """Return which release each DAG is served from, and the import errors.
 
-    def served(self) -> dict[str, Any]:
-        """Return which release each DAG is served from, and the import errors."""
-        return self._anywhere("release served")
+        With a release the host answers as soon as all its DAGs are served from it, or after about two seconds.
+        """
+        return self._anywhere(f"release served {f'--release {shlex.quote(release)}' if release else ''}".strip())
 
     def health(self, since_seconds: float) -> dict[str, Any]:
         """Return pools, parse times and how tasks ended in the last `since_seconds` and in the hour before."""
@@ -119,6 +117,10 @@ class ReleaseHosts:
     def all(self) -> dict[str, Any]:
         """Return all releases, the newest first."""
         return self._release("list")
+
+    def links(self) -> dict[str, Any]:
+        """Return the ids of the current, the previous and all releases, without what each is: that is quick."""
+        return self._release("links")
 
     def show(self, release: str) -> dict[str, Any]:
         """Return a release's manifest."""

@@ -18,21 +18,23 @@ from ops_cli.steps import console
 
 app = typer.Typer(help="List, compare and remove DAG releases.", add_completion=False, rich_markup_mode=None)
 
+_Env = Annotated[str | None, typer.Option("--env", help="The environment, if not given before the command.")]
 _Output = Annotated[Format, typer.Option("--format", help="Words to read, or JSON to parse.")]
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 @app.callback(invoke_without_command=True)
-def releases(ctx: typer.Context) -> None:
+def releases(ctx: typer.Context, env: _Env = None) -> None:
     """List, compare and remove DAG releases; without a verb, list them."""
+    ctx.obj["env"] = env or ctx.obj["env"]
     if ctx.invoked_subcommand is None:
         list_(ctx)
 
 
 @app.command("list")
-def list_(ctx: typer.Context, output: _Output = Format.TABLE) -> None:
+def list_(ctx: typer.Context, env: _Env = None, output: _Output = Format.TABLE) -> None:
     """List the releases, the newest first, with author, message, age, unfinished runs, and which one serves."""
-    with _hosts(ctx) as hosts:
+    with _hosts(ctx, env) as hosts:
         listed = hosts.all()
     if output is Format.JSON:
         typer.echo(json.dumps(listed, indent=2))
@@ -44,10 +46,11 @@ def list_(ctx: typer.Context, output: _Output = Format.TABLE) -> None:
 def show(
     ctx: typer.Context,
     release: Annotated[str, typer.Argument(help="The release, or the beginning of its id.")],
+    env: _Env = None,
     output: _Output = Format.TABLE,
 ) -> None:
     """Show one release: commit, author, where it was deployed from, what the gate said, and its DAGs."""
-    with _hosts(ctx) as hosts:
+    with _hosts(ctx, env) as hosts:
         manifest = hosts.show(find(hosts.all()["releases"], release))
     typer.echo(json.dumps(manifest, indent=2) if output is Format.JSON else described(manifest))
 
@@ -57,10 +60,11 @@ def diff(
     ctx: typer.Context,
     old: Annotated[str, typer.Argument(help="The release to compare with.")],
     new: Annotated[str, typer.Argument(help="The release to compare.")],
+    env: _Env = None,
     output: _Output = Format.TABLE,
 ) -> None:
     """Show what changes from one release to another, by DAG and task."""
-    with _hosts(ctx) as hosts:
+    with _hosts(ctx, env) as hosts:
         listed = hosts.all()["releases"]
         found = changes.between(hosts.show(find(listed, old)), hosts.show(find(listed, new)), hosts.served()["dags"])
     if output is Format.JSON:
@@ -74,10 +78,11 @@ def prune(
     ctx: typer.Context,
     keep: Annotated[int, typer.Option(min=1, help="Keep so many of the newest.")],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,  # noqa: FBT002
+    env: _Env = None,
     output: _Output = Format.TABLE,
 ) -> None:
     """Remove old releases; one that serves, served before, or that an unfinished run needs stays, and it says why."""
-    fleet = inventory.load(ctx.obj["env"], inventory.find_home())
+    fleet = inventory.load(env or ctx.obj["env"], inventory.find_home())
     with operation(fleet, "releases prune", lock="dags") as held, connected(fleet) as hosts:
         there = len(hosts.all()["releases"])
         prompt.confirm(
@@ -153,5 +158,5 @@ def described(manifest: Mapping[str, Any]) -> str:
     return "\n".join(f"{name:12} {text}" for name, text in rows.items())
 
 
-def _hosts(ctx: typer.Context) -> AbstractContextManager[ReleaseHosts]:
-    return connected(inventory.load(ctx.obj["env"], inventory.find_home()))
+def _hosts(ctx: typer.Context, env: str | None) -> AbstractContextManager[ReleaseHosts]:
+    return connected(inventory.load(env or ctx.obj["env"], inventory.find_home()))

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from ops_cli import changes, inventory, prompt
-from ops_cli.deploy import Deployment
+from ops_cli import changes, inventory, prompt, stranded
+from ops_cli.deployment import Deployment
 from ops_cli.errors import OpsError
 from ops_cli.operation import operation
 from ops_cli.release_hosts import connected
@@ -16,25 +16,28 @@ from ops_cli.status import Format
 from ops_cli.steps import Steps
 
 
-def rollback(
+def rollback(  # noqa: PLR0913, PLR0917
     ctx: typer.Context,
     release: Annotated[str, typer.Argument(help="The release, or the beginning of its id; the previous one.")] = "",
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,  # noqa: FBT002
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change; change nothing.")] = False,  # noqa: FBT002
+    force: Annotated[bool, typer.Option("--force", help=stranded.FORCE)] = False,  # noqa: FBT002
+    env: Annotated[str | None, typer.Option(help="The environment, if not given before the command.")] = None,
     output: Annotated[Format, typer.Option("--format", help="Words to read, or one JSON object.")] = Format.TABLE,
 ) -> None:
     """Put an earlier release back into service; runs in flight finish on the code they began with.
 
-    Nothing is validated again, because it has served before. Every host copies the release if it no longer has it, the
+    Nothing is validated again, because it has served before. A DAG that moves to another file while runs of it are
+    unfinished is refused, as by ops deploy. Every host copies the release if it no longer has it, the
     flip is verified in the database, and a release that cannot serve is taken back, with exit code 1. The JSON is that
     of ops deploy.
     """
-    fleet = inventory.load(ctx.obj["env"], inventory.find_home())
+    fleet = inventory.load(env or ctx.obj["env"], inventory.find_home())
     done = Deployment(Result(""))
     lock = operation(fleet, "rollback", lock="dags", reason=release)
     with lock as held, connected(fleet) as hosts, Steps().shown() as steps:
         steps.now("asking what serves now")
-        listed = hosts.all()
+        listed = hosts.links()
         wanted = find(listed["releases"], release) if release else listed["previous"]
         if not wanted:
             raise OpsError("there is no previous release; type: ops releases")
@@ -46,6 +49,9 @@ def rollback(
         steps.rest()
         for line in done.changes.lines():
             steps.note(line)
+        for line in stranded.refuse(hosts, done.changes, force=force):
+            steps.note(f"warning: {line}")
+            done.forced = True
         if dry_run:
             held.result = "dry run"
         else:
@@ -60,7 +66,7 @@ def rollback(
                     typer.echo(json.dumps(done.as_json()))
                 raise
             held.hosts = [host.host for host in done.result.hosts if host.reachable]
-            held.result = f"done: {wanted} after {listed['current']}"
+            held.result = f"done: {wanted} after {listed['current']}{', forced' if done.forced else ''}"
     if output is Format.JSON:
         typer.echo(json.dumps(done.as_json()))
     elif dry_run:

@@ -12,7 +12,8 @@ from ops_cli.errors import OpsError
 from ops_cli.release_hosts import Warmed
 from ops_cli.watch import Watch
 
-_POLL_SECONDS = 0.5
+# The host has waited already.
+_POLL_SECONDS = 0.2
 # An import error may be the old release's, not yet replaced.
 _SETTLE_SECONDS = 5.0
 _SHOWN = 5
@@ -27,11 +28,8 @@ class Hosts(Protocol):
     def flip(self, release: str) -> dict[str, Any]:
         """Make a release the current one."""
 
-    def adopt(self, old: str, new: str) -> None:
-        """Serve the DAGs that both releases share from the new one."""
-
-    def served(self) -> dict[str, Any]:
-        """Say which DAG is served from which release."""
+    def served(self, release: str = "") -> dict[str, Any]:
+        """Say which DAG is served from which release, if one is given as soon as all are served from it."""
 
     def health(self, since_seconds: float) -> dict[str, Any]:
         """Say how DAGs are parsed and tasks end."""
@@ -136,7 +134,7 @@ class Rollout:
         errors_since: float | None = None
         fewest, progressed = len(expected.files) + 1, flipped
         while True:
-            seen = self._seen(result)
+            seen = self.hosts.served(result.release)
             now = self.clock()
             waiting, broken = judge(seen, result.release, expected)
             if result.visible_seconds is None and not (expected.affected & waiting.keys()):
@@ -154,15 +152,6 @@ class Rollout:
             if settled or now - progressed > self.stall_seconds:
                 raise OpsError(_complaint(result.release, waiting, broken, now - flipped))
             self.sleep(_POLL_SECONDS)
-
-    def _seen(self, result: Result) -> dict[str, Any]:
-        seen = self.hosts.served()
-        # Not before a dag-processor has gone over: it would write the old release back.
-        followed = result.previous and seen["bundle_release"] == result.release
-        if followed and any(dag["release"] == result.previous for dag in seen["dags"]):
-            self.hosts.adopt(str(result.previous), result.release)
-            seen = self.hosts.served()
-        return seen
 
 
 def judge(seen: Mapping[str, Any], release: str, expected: Expected) -> tuple[dict[str, str], dict[str, str]]:

@@ -94,6 +94,20 @@ def clone(url: str, branch: str, work: Path) -> Path:
     return target
 
 
+def head(url: str, ref: str) -> str:
+    """Return the commit that a branch or tag names there, the default branch's head if none is named.
+
+    Raises OpsError if the repository does not answer or has no such name.
+    """
+    wanted = [f"refs/heads/{ref}", f"refs/tags/{ref}^{{}}", f"refs/tags/{ref}"] if ref else ["HEAD"]
+    listed = _git(Path(), "-c", "core.askPass=", "ls-remote", "--", url, *wanted)
+    found = {name: commit for commit, _, name in (line.partition("\t") for line in listed.splitlines())}
+    for name in wanted:
+        if name in found:
+            return found[name]
+    raise OpsError(f"{without_login(url)} has no branch or tag {ref}")
+
+
 def as_it_stands(path: Path, work: Path) -> Path:
     """Pack a directory with its changes, but without what git ignores; return the archive."""
     names = _git(path, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", ".", check=False)
@@ -207,6 +221,9 @@ def _git(path: Path, *words: str, check: bool = True) -> str:
     except FileNotFoundError:
         raise OpsError("git is not installed on the control node; type: apt install git") from None
     if done.returncode and check:
-        verb = next(word for word in words if word.isalpha())
-        raise OpsError(f"git {verb} in {path}: {' '.join(done.stderr.decode(errors='replace').split())}")
+        verb = next(word for word in words if word[0].isalpha() and "=" not in word)
+        said = " ".join(done.stderr.decode(errors="replace").split())
+        for word in words:
+            said = said.replace(word, without_login(word))
+        raise OpsError(f"git {verb} in {path}: {said}")
     return "" if done.returncode else done.stdout.decode(errors="surrogateescape").rstrip("\n")

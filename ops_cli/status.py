@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
-from ops_cli import health, inventory, remote, render
+from ops_cli import follow, health, inventory, remote, render
 from ops_cli.errors import UsageError
 
 # Every probe of the agent is bounded by 2 s; the rest is for a loaded machine.
@@ -61,7 +61,9 @@ def status(
 def survey(fleet: inventory.Inventory) -> health.FleetStatus:
     """Ask every host of the fleet for its report."""
     replies = remote.ask(fleet.hosts, _AGENT, timeout_seconds=_AGENT_TIMEOUT_SECONDS)
-    return health.FleetStatus(fleet.env, [observe(reply) for reply in replies])
+    return health.FleetStatus(
+        fleet.env, [observe(reply) for reply in replies], [*filter(None, [follow.failed_here(fleet.env)])]
+    )
 
 
 def observe(reply: remote.Reply) -> health.Observation:

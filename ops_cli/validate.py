@@ -30,7 +30,7 @@ class ReportFormat(StrEnum):
     JUNIT = "junit"
 
 
-def validate(
+def validate(  # noqa: PLR0913, PLR0917
     ctx: typer.Context,
     path: Annotated[Path, typer.Argument(help="The directory of DAG files, as it stands.")] = Path("dags"),
     output: Annotated[
@@ -40,6 +40,7 @@ def validate(
     python: Annotated[
         str, typer.Option(help="With --local: the interpreter whose environment has the fleet's Airflow.")
     ] = "python3",
+    env: Annotated[str | None, typer.Option(help="The environment, if not given before the command.")] = None,
 ) -> None:
     """Judge DAG files by the gate that every deploy passes through; nothing is deployed.
 
@@ -53,7 +54,7 @@ def validate(
         raise UsageError(f"{path} is no directory of DAG files; type: ops validate PATH")
     if local:
         raise typer.Exit(_local(path, output, python))
-    fleet = inventory.load(ctx.obj["env"], inventory.find_home())
+    fleet = inventory.load(env or ctx.obj["env"], inventory.find_home())
     with connected(fleet) as hosts, tempfile.TemporaryDirectory() as work, Steps().shown() as steps:
         steps.now(f"validating {path} on {hosts.publisher.name}")
         archive = source.as_it_stands(path, Path(work))

@@ -6,10 +6,12 @@ On the publisher host, as root:
                         "dirty", "source", "digest", "validated", "files", "bytes", "seconds"}; nothing serves it yet
     publish --tree DIR --author A --message M [--commit C] [--dirty] [--source JSON] [--validation FILE]
                         the same, of a directory on this host
-    flip ID             {"release", "previous", "changed", "seconds"}: `current` is ID from here on
+    flip ID             {"release", "previous", "changed", "refreshed": bool, "seconds"}: `current` is ID from here on;
+                        unless "refreshed" is false, every dag-processor looks within a second or two
     list                {"current", "previous", "releases": [{all of publish's but seconds, with "id" for "release",
                         "current", "previous", "unfinished_runs": N, or null if the database is silent,
                         "error": "" or why the release is unusable}]}, the newest first
+    links               {"current", "previous", "releases": [{"id"}]}: the same without reading each
     show ID             the manifest: publish's keys with "id" for "release", "validation": {...} or null,
                         "files": {path: {"sha256", "size", "executable"}}, "links": {path: target}
     diff OLD NEW        {"from", "to", "added", "removed", "changed": [paths], "unchanged": N}
@@ -27,8 +29,10 @@ On every Airflow host, as root or airflow:
 
 On a scheduler host, as root:
 
-    served              {"bundle_release", "dags": [{"dag_id", "release", "file", "paused", "import_error": bool}],
-                        "import_errors": [{"file", "error"}], "unfinished_runs": [{"dag_id", "release", "runs"}]}
+    served [--release ID [--seconds S]]
+                        {"bundle_release", "dags": [{"dag_id", "release", "file", "paused", "import_error": bool}],
+                        "import_errors": [{"file", "error"}], "unfinished_runs": [{"dag_id", "release", "runs"}]};
+                        of ID as soon as all its DAGs are served from it, or after S seconds
     refresh             {"refreshed": bool}: every dag-processor looks for the current release within a second or two
 
 A release of null is a run or DAG from before releases. Paths are relative to the release's DAG folder.
@@ -74,11 +78,14 @@ def add_arguments(parser: ArgumentParser) -> None:
     warm = verbs.add_parser("warm", help="copy it to this host")
     warm.add_argument("id", nargs="?", help="default: the current release")
     warm.add_argument("--unused-days", type=float, default=7.0, help="remove other copies unused for so long")
+    served = verbs.add_parser("served", help="print what the metadata database says is served")
+    served.add_argument("--release", default="", help="wait until all its DAGs are served from it")
+    served.add_argument("--seconds", type=float, default=2.0, help="wait for at most so long")
     of_all = {
         "restore": "put back what the share has lost",
         "list": "print all releases",
+        "links": "print the ids of all releases",
         "status": "print what this host has and serves",
-        "served": "print what the metadata database says is served",
         "refresh": "have the dag-processors look now",
     }
     for name, text in of_all.items():

@@ -7,14 +7,14 @@ Written for Airflow 3.3: `dag.bundle_version` is the release whose parse was sto
 from __future__ import annotations
 
 from configparser import ConfigParser
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 from ops_agent.release import BUNDLE, ReleaseError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 _UNFINISHED = """
@@ -70,8 +70,7 @@ def connected(configuration: Path) -> Iterator[Any]:
 
 def served(cursor: Any, bundle: str = BUNDLE) -> dict[str, Any]:
     """Return every DAG with the release it is served from, all import errors, and the unfinished runs of each DAG."""
-    cursor.execute(_BUNDLE, (bundle,))
-    row = cursor.fetchone()
+    release = followed(cursor, bundle)
     cursor.execute(_DAGS, (bundle,))
     names = ("dag_id", "release", "file", "paused", "import_error")
     dags = [dict(zip(names, found, strict=True)) for found in cursor.fetchall()]
@@ -79,7 +78,14 @@ def served(cursor: Any, bundle: str = BUNDLE) -> dict[str, Any]:
     errors = [{"file": file, "error": (trace or "").strip()} for file, trace in cursor.fetchall()]
     cursor.execute(_UNFINISHED_BY_DAG)
     runs = [{"dag_id": dag, "release": release, "runs": count} for dag, release, count in cursor.fetchall()]
-    return {"bundle_release": row[0] if row else None, "dags": dags, "import_errors": errors, "unfinished_runs": runs}
+    return {"bundle_release": release, "dags": dags, "import_errors": errors, "unfinished_runs": runs}
+
+
+def followed(cursor: Any, bundle: str = BUNDLE) -> str | None:
+    """Return the release that the dag-processors have gone over to."""
+    cursor.execute(_BUNDLE, (bundle,))
+    row = cursor.fetchone()
+    return row[0] if row else None
 
 
 def unfinished(cursor: Any) -> dict[str, int]:
@@ -104,3 +110,21 @@ def refresh(cursor: Any, bundle: str = BUNDLE) -> bool:
     """Have every dag-processor look for the current release now; return False if Airflow has no such bundle."""
     cursor.execute(_REFRESH, (bundle,))
     return bool(cursor.rowcount)
+
+
+@contextmanager
+def refreshing(configuration: Path) -> Iterator[Callable[[], bool]]:
+    """Log in at once and yield `refresh` to be called later; it returns False too if the database is away."""
+    stack, cursor = ExitStack(), None
+    with suppress(ReleaseError, ImportError):
+        cursor = stack.enter_context(connected(configuration))
+
+    def tell() -> bool:
+        try:
+            with stack:
+                return cursor is not None and refresh(cursor)
+        except ReleaseError:
+            return False
+
+    with stack:
+        yield tell

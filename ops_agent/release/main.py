@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ops_agent.release import ReleaseError, archive, database
+from ops_agent.release import ReleaseError, archive, database, takeover
 from ops_agent.release.cache import Cache
 from ops_agent.release.diff import changes
 from ops_agent.release.manifest import DAGS
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _AIRFLOW_PYTHON = Path("/opt/airflow/current/bin/python")
 SERVING = "serving.json"
+_LOOK_SECONDS = 0.1
 
 
 def run(arguments: Namespace) -> int:
@@ -70,9 +71,13 @@ def _published(manifest: Manifest) -> dict[str, Any]:
 
 
 def _flip(arguments: Namespace) -> dict[str, Any]:
+    _be_airflows_python()
     refuse_silence(arguments.share)
-    become(arguments.publisher)
-    return Store(arguments.share).flip(arguments.id)
+    # Logged in to the database as root, who may read the password.
+    with database.refreshing(arguments.configuration) as refresh:
+        become(arguments.publisher)
+        flipped = Store(arguments.share).flip(arguments.id)
+        return flipped | {"refreshed": refresh()}
 
 
 def _list(arguments: Namespace) -> dict[str, Any]:
@@ -91,7 +96,17 @@ def _list(arguments: Namespace) -> dict[str, Any]:
     return {"current": current, "previous": previous, "releases": releases}
 
 
+def _links(arguments: Namespace) -> dict[str, Any]:
+    refuse_silence(arguments.share)
+    store = Store(arguments.share)
+    releases = [{"id": release_id} for release_id in store.ids()]
+    return {"current": store.current(), "previous": store.previous(), "releases": releases}
+
+
 def _show(arguments: Namespace) -> dict[str, Any]:
+    # A release never changes: this host's copy, which was verified, says the same as the share, and sooner.
+    with suppress(ReleaseError):
+        return asdict(Cache(arguments.cache).load(arguments.id))
     refuse_silence(arguments.share)
     return asdict(Store(arguments.share).load(arguments.id))
 
@@ -191,7 +206,20 @@ def _status(arguments: Namespace) -> dict[str, Any]:
 def _served(arguments: Namespace) -> dict[str, Any]:
     _be_airflows_python()
     with database.connected(arguments.configuration) as cursor:
+        if arguments.release:
+            _wait(cursor, arguments.release, Cache(arguments.cache), arguments.seconds)
         return database.served(cursor)
+
+
+def _wait(cursor: Any, release_id: str, cache: Cache, seconds: float) -> None:
+    """Return when every DAG of a release is served from it, or the time is over, or this host does not know them."""
+    end = time.monotonic() + seconds
+    with suppress(ReleaseError):
+        expected = {dag["dag_id"] for dag in (cache.load(release_id).validation or {}).get("dags", ())}
+        while time.monotonic() < end and not (
+            database.followed(cursor) == release_id and expected <= takeover.served(cursor, release_id)
+        ):
+            time.sleep(_LOOK_SECONDS)
 
 
 def _refresh(arguments: Namespace) -> dict[str, Any]:
@@ -224,6 +252,7 @@ _VERBS: dict[str, Callable[[Namespace], dict[str, Any]]] = {
     "publish": _publish,
     "flip": _flip,
     "list": _list,
+    "links": _links,
     "restore": _restore,
     "show": _show,
     "diff": _diff,

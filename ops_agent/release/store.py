@@ -70,17 +70,20 @@ class Store:
             raise ReleaseError(f"there is no release {release_id} on the share; see `ops releases`")
         return load(self.path(release_id))
 
+    def ids(self) -> list[str]:
+        """Return the ids of all releases, the newest first."""
+        with suppress(FileNotFoundError):
+            return sorted((path.name for path in self.releases.iterdir() if ID.fullmatch(path.name)), reverse=True)
+        return []
+
     def all(self) -> list[Listed]:
         """Return all releases, the newest first."""
         found = []
-        with suppress(FileNotFoundError):
-            for path in sorted(self.releases.iterdir(), reverse=True):
-                if not ID.fullmatch(path.name):
-                    continue
-                try:
-                    found.append(Listed(path.name, load(path)))
-                except ReleaseError as error:
-                    found.append(Listed(path.name, None, str(error)))
+        for release_id in self.ids():
+            try:
+                found.append(Listed(release_id, load(self.releases / release_id)))
+            except ReleaseError as error:
+                found.append(Listed(release_id, None, str(error)))
         return found
 
     @contextmanager

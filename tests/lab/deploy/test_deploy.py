@@ -4,75 +4,19 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
-from testinfra.host import Host
 
+from tests.chaos import machines
 from tests.lab.deploy.deployer import Done, Repository, finish
+from tests.lab.deploy.story import begin, reports, tell
 
 testinfra_hosts = ["ansible://sched1"]
 pytestmark = pytest.mark.story
 
 Wait = Callable[..., Any]
-Machine = Callable[[str], Host]
-STORY = """
-import time
-from pathlib import Path
-from airflow.sdk import chain, dag, task
-from common.story_version import VERSION as IMPORTED
-
-VERSION = {version}
-
-def where():
-    return [VERSION, IMPORTED, next(part for part in Path(__file__).parts if part[:8].isdigit())]
-
-@dag(schedule=None, catchup=False)
-def deploy_story():
-    @task(queue="cpu")
-    def first():
-        time.sleep({seconds})
-        return where()
-
-    @task(queue="memory")
-    def {second}():
-        return where()
-
-    @task(queue="io")
-    def {third}():
-        return where()
-
-    chain(first(), {second}(), {third}())
-
-deploy_story()
-"""
-
-
-def tell(repository: Repository, version: int, second: str, third: str, seconds: int = 60) -> None:
-    (repository.dags / "common" / "story_version.py").write_text(f"VERSION = {version}\n")
-    repository.write(deploy_story=STORY.format(version=version, second=second, third=third, seconds=seconds))
-
-
-def begin(fleet: Any, wait_until: Wait) -> str:
-    """Start a run of the story; return when its first task runs."""
-    fleet.call("PATCH", "/dags/deploy_story", json={"is_paused": False})
-    run = fleet.call("POST", "/dags/deploy_story/dagRuns", json={"logical_date": None})["dag_run_id"]
-    path = f"/dags/deploy_story/dagRuns/{run}/taskInstances"
-    wait_until(lambda: fleet.call("GET", f"{path}/first")["state"] == "running", deadline=90, what="the first task")
-    return str(path)
-
-
-def reports(fleet: Any, path: str, wait_until: Wait) -> dict[str, Any]:
-    """Wait for the run's end; return what each task said of the code it ran."""
-    run = path.removesuffix("/taskInstances")
-    state = wait_until(
-        lambda: (found := fleet.call("GET", run)["state"]) in {"success", "failed"} and found,
-        deadline=240,
-        what="the run to end",
-    )
-    assert state == "success"
-    tasks = [task["task_id"] for task in fleet.call("GET", path)["task_instances"]]
-    return {task: fleet.call("GET", f"{path}/{task}/xcomEntries/return_value")["value"] for task in tasks}
 
 
 def test_runs_finish_on_the_release_they_began_on(
@@ -175,23 +119,58 @@ def test_deploy_that_is_killed_leaves_one_whole_release_and_the_next_one_works(
     assert current() == again.json()["release"]
 
 
-def test_worker_that_was_off_during_a_deploy_runs_the_right_code(
-    repository: Repository, fleet: Any, machine: Machine, wait_until: Wait
+def test_worker_without_power_during_a_deploy_comes_back_and_runs_the_right_code(
+    repository: Repository, fleet: Any, wait_until: Wait
 ) -> None:
-    worker = machine("worker-io1")
-    # SSH refused is what `ops` sees of a machine that is off; it comes back by itself whatever becomes of the test.
-    worker.check_output("systemd-run --on-active=300 systemctl start ssh.socket ssh airflow-worker")
-    worker.check_output("systemctl stop airflow-worker && systemd-run --on-active=1 systemctl stop ssh.socket ssh")
     tell(repository, 7, "second", "third", seconds=1)
-    wait_until(lambda: worker.run("true").rc != 0, deadline=30, what="worker-io1 to go")
-    done = repository.deploy()
-    assert done.code == 0, done.stderr
-    assert [host["host"] for host in done.json()["hosts"] if not host["reachable"]] == ["worker-io1"]
-    path = begin(fleet, wait_until)
-    wait_until(
-        lambda: worker.run("systemctl is-active airflow-worker").rc == 0, deadline=360, what="worker-io1's return"
-    )
+    machines.power_off("worker-io1")
+    try:
+        done = repository.deploy()
+        assert done.code == 0, done.stderr
+        assert [host["host"] for host in done.json()["hosts"] if not host["reachable"]] == ["worker-io1"]
+        path = begin(fleet, wait_until)
+    finally:
+        machines.power_on("worker-io1")
     assert reports(fleet, path, wait_until)["third"] == [7, 7, done.json()["release"]]
+
+
+def test_dag_with_a_run_in_flight_may_not_move_to_another_file(
+    repository: Repository, fleet: Any, current: Callable[[], str], wait_until: Wait
+) -> None:
+    tell(repository, 1, "second", "third", seconds=20)
+    one = repository.deploy()
+    assert one.code == 0, one.stderr
+    path = begin(fleet, wait_until)
+    repository.git("mv", "deploy_story.py", "moved_story.py")
+    repository.commit("Move it")
+    refused = repository.deploy()
+    assert (refused.code, current()) == (1, one.json()["release"])
+    assert "deploy_story has 1 unfinished run of" in refused.stderr
+    assert reports(fleet, path, wait_until)["third"] == [1, 1, one.json()["release"]]
+    moved = repository.deploy()
+    assert moved.code == 0, moved.stderr
+    assert reports(fleet, begin(fleet, wait_until), wait_until)["third"] == [1, 1, moved.json()["release"]]
+
+
+def test_timer_deploys_a_branch_once_and_leaves_a_rollback_alone(
+    repository: Repository, run_ops: Callable[..., Done], current: Callable[[], str], tmp_path: Path
+) -> None:
+    words = ["deploy", ".", "--yes", "--git-url", f"file://{repository.dags}", "--git-ref", "main"]
+    words += ["--if-moved", str(tmp_path / "head.json")]
+    tell(repository, 1, "second", "third")
+    first = run_ops(*words)
+    assert first.code == 0, first.stderr
+    served = current()
+    again = run_ops(*words)
+    assert (again.code, again.stdout, again.stderr, current()) == (0, "", "", served)
+    assert run_ops("rollback", "--yes").code == 0
+    back = current()
+    assert (run_ops(*words).code, current()) == (0, back)
+    repository.write(broken_story="import nothing_like_it\n# airflow dag\n")
+    for text in ("the gate refuses it", "is not tried again"):
+        refused = run_ops(*words)
+        assert (refused.code, current()) == (1, back)
+        assert text in refused.stderr
 
 
 def test_five_of_200_files_are_told_from_the_rest_and_a_large_one_is_carried(repository: Repository) -> None:

@@ -1,6 +1,7 @@
 """`ops deploy` and `ops rollback` from the words that are typed to the exit code, on a fleet of the test's own."""
 
 import json
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,6 +46,7 @@ class Fleet:
         self.current, self.previous = OLD, "20251231T000000Z-ccccccc"
         self.report, self.refused = report("a", "b"), False
         self.broken = ""
+        self.unfinished: list[dict[str, Any]] = []
         self.manifests = {OLD: self.manifest(report("a", "gone")), self.previous: self.manifest(report("a"))}
 
     def manifest(self, validation: dict[str, Any], digest: str = "x") -> dict[str, Any]:
@@ -56,6 +58,9 @@ class Fleet:
     def all(self) -> dict[str, Any]:
         found = [{"id": release, "current": release == self.current} for release in self.manifests]
         return {"current": self.current, "previous": self.previous, "releases": found}
+
+    def links(self) -> dict[str, Any]:
+        return self.all()
 
     def show(self, release: str) -> dict[str, Any]:
         return self.manifests[release]
@@ -82,14 +87,16 @@ class Fleet:
         self.current, self.previous = release, self.current
         return {}
 
-    def adopt(self, _old: str, _new: str) -> None:
-        raise AssertionError("nothing is served from the old release")
-
-    def served(self) -> dict[str, Any]:
+    def served(self, _release: str = "") -> dict[str, Any]:
         dags = self.known(self.current).get("validation", {"dags": []})["dags"]
         errors = [{"file": self.broken, "error": "NameError: x"}] if self.broken and self.current == NEW else []
         seen = [{"dag_id": dag["dag_id"], "file": dag["file"], "release": self.current} for dag in dags]
-        return {"bundle_release": self.current, "dags": seen, "import_errors": errors}
+        return {
+            "bundle_release": self.current,
+            "dags": seen,
+            "import_errors": errors,
+            "unfinished_runs": self.unfinished,
+        }
 
 
 @pytest.fixture
@@ -207,6 +214,107 @@ def test_rollback_from_a_release_that_is_gone_works(fleet: Fleet) -> None:
 def test_dry_rollback_changes_nothing(fleet: Fleet) -> None:
     assert main.run(["rollback", "--dry-run"]) == 0
     assert fleet.calls == ["lock rollback"]
+
+
+def move(fleet: Fleet, *runs: tuple[str, str | None, int]) -> None:
+    """Have the tree's `a` lie in another file than the release that serves, with these runs unfinished."""
+    fleet.report["dags"][0] |= {"file": "b.py", "files": ["b.py"]}
+    fleet.unfinished = [{"dag_id": dag, "release": release, "runs": count} for dag, release, count in runs]
+
+
+def test_dag_that_moves_away_from_its_runs_is_refused(
+    fleet: Fleet, dags: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    move(fleet, ("a", OLD, 2), ("b", OLD, 1))
+    assert main.run(["deploy", dags, "--yes"]) == 1
+    said = capsys.readouterr().err
+    assert f"a has 2 unfinished runs of {OLD}, where it is in a.py, and moves to b.py" in said
+    assert "--force" in said
+    assert fleet.calls == ["lock deploy", "validate"]
+
+
+def test_dag_whose_runs_can_follow_may_move(fleet: Fleet, dags: str) -> None:
+    move(fleet, ("a", None, 1), ("gone", OLD, 1))
+    assert main.run(["deploy", dags, "--yes"]) == 0
+    assert fleet.current == NEW
+
+
+def test_forced_move_is_called_out_and_audited(
+    fleet: Fleet, dags: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audited: list[str] = []
+    monkeypatch.setattr(Held, "result", property(lambda _: "", lambda _, text: audited.append(text)))
+    move(fleet, ("a", OLD, 1))
+    assert main.run(["deploy", dags, "--yes", "--force"]) == 0
+    assert "warning: a has 1 unfinished run of" in capsys.readouterr().err
+    assert audited[-1] == f"done: {NEW} after {OLD}, forced"
+
+
+def test_run_that_begins_while_the_release_is_copied_stops_the_move(
+    fleet: Fleet, dags: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    move(fleet)
+
+    def warm(_release: str) -> list[Warmed]:
+        move(fleet, ("a", OLD, 1))
+        return [Warmed("sched1", reachable=True)]
+
+    monkeypatch.setattr(fleet, "warm", warm)
+    assert main.run(["deploy", dags, "--yes"]) == 1
+    assert fleet.current == OLD
+
+
+def test_rollback_may_bring_a_dag_back_to_where_its_runs_began(fleet: Fleet) -> None:
+    fleet.manifests[OLD]["validation"]["dags"][0] |= {"file": "moved.py", "files": ["moved.py"]}
+    fleet.unfinished = [{"dag_id": "a", "release": fleet.previous, "runs": 1}]
+    before = fleet.previous
+    assert main.run(["rollback", "--yes"]) == 0
+    assert fleet.current == before
+    fleet.unfinished = [{"dag_id": "a", "release": before, "runs": 1}]
+    assert main.run(["rollback", OLD, "--yes"]) == 1
+    assert main.run(["rollback", OLD, "--yes", "--force"]) == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["deploy", "{dags}"], ["rollback"], ["validate", "{dags}"], ["releases"]]
+    + [["releases", *verb] for verb in (["list"], ["show", "x"], ["diff", "x", "y"], ["prune", "--keep", "1"])],
+)
+def test_environment_may_follow_the_verb(
+    words: list[str], dags: str, fleet: Fleet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fleet.current == OLD
+    assert main.run([word.format(dags=dags) for word in words] + ["--env", "mars"]) == 2
+    assert "no environment 'mars'" in capsys.readouterr().err
+
+
+def test_timer_deploys_each_head_once(
+    fleet: Fleet, dags: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def git(*words: str) -> None:
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.com"]
+        subprocess.run(["git", "-C", str(tmp_path), *identity, *words], check=True, capture_output=True)
+
+    def tick() -> int:
+        fleet.calls.clear()
+        words = ["--git-url", f"file://{tmp_path}", "--git-ref", "main", "--if-moved", str(tmp_path / "head.json")]
+        return main.run(["deploy", "dags", "--yes", *words])
+
+    git("init", "-q", "-b", "main", ".")
+    git("add", dags)
+    git("commit", "-q", "-m", "one")
+    assert (tick(), fleet.current) == (0, NEW)
+    capsys.readouterr()
+    assert (tick(), fleet.calls) == (0, [])
+    assert capsys.readouterr() == ("", "")
+    assert main.run(["rollback", "--yes"]) == 0
+    assert (tick(), fleet.calls, fleet.current) == (0, [], OLD)
+    Path(dags, "a.py").write_text("1 / 0")
+    git("commit", "-q", "-a", "-m", "two")
+    fleet.report, fleet.refused = report(errors=1), True
+    assert (tick(), fleet.calls) == (1, ["lock deploy", "validate"])
+    assert (tick(), fleet.calls) == (1, [])
+    assert "is not tried again: the gate refuses it" in capsys.readouterr().err
 
 
 def test_error_of_a_host_is_one_line(fleet: Fleet, dags: str, monkeypatch: pytest.MonkeyPatch) -> None:
