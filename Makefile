@@ -59,6 +59,7 @@ test-chaos: .venv/.locked ## the failure stories of schedulers and deploys on th
 test-bench: lab ## the figures the README quotes, but for the lab's own build time
 	python -m tests.bench.memory
 	python -m tests.bench.chain_hop
+	python -m tests.bench.slots
 	python -m tests.bench.converge
 	python -m tests.bench.failover
 
