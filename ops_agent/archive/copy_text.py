@@ -28,7 +28,7 @@ def chunks(rows: Any, columns: Sequence[Column], *, chunk_bytes: int = 4 << 20) 
         tab, newline, nothing = (pa.scalar(text, pa.large_string()) for text in ("\t", "\n", ""))
         lines = compute.binary_join_element_wise(*fields, tab, null_handling="replace", null_replacement=r"\N")
         ended = compute.binary_join_element_wise(lines, newline, nothing)
-        yield b"".join(_bytes(chunk) for chunk in (ended.chunks if isinstance(ended, pa.ChunkedArray) else [ended]))
+        yield b"".join(_content(chunk) for chunk in (ended.chunks if isinstance(ended, pa.ChunkedArray) else [ended]))
 
 
 def texts(values: Any, column: Column) -> Any:
@@ -48,15 +48,20 @@ def _field(values: Any, column: Column) -> Any:
 
     text = texts(values, column)
     if column.encoding == "hex" or pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+        # A look at all of the column's bytes at once is a hundred times as fast as one at each value.
+        content = [_content(chunk) for chunk in (text.chunks if isinstance(text, pa.ChunkedArray) else [text])]
         for plain, escaped in _ESCAPES:
-            text = compute.replace_substring(text, plain, escaped)
+            if any(plain.encode() in each for each in content):
+                text = compute.replace_substring(text, plain, escaped)
     return text
 
 
-def _bytes(lines: Any) -> bytes:
+def _content(lines: Any) -> bytes:
     # The values of a string array lie one after the other in its third buffer; the second says where each begins.
     if not len(lines):
         return b""
     _, offsets, data = lines.buffers()
+    if data is None:
+        return b""
     ends = memoryview(offsets).cast("q")
     return bytes(memoryview(data)[ends[lines.offset] : ends[lines.offset + len(lines)]])
