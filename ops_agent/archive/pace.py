@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -25,12 +23,6 @@ SELECT
   (SELECT extract(epoch FROM now() - max(latest_heartbeat)) FROM public.job
    WHERE job_type = 'SchedulerJob' AND state = 'running' AND latest_heartbeat > now() - interval '10 minutes')
 """
-
-
-def step_aside() -> None:
-    """Let every other process of this host run before this one, from here on: it works where they leave room."""
-    with contextlib.suppress(OSError):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 @dataclass

@@ -90,9 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _vacuum(arguments: argparse.Namespace, settings: Settings) -> dict[str, Any]:
     from ops_agent.archive.engine import Vacuum  # noqa: PLC0415 - needs the libraries
-    from ops_agent.archive.pace import step_aside  # noqa: PLC0415
 
-    step_aside()
     store = None if arguments.no_archive else open_store(arguments.archive_to or settings.destination)
     vacuum: Vacuum = Vacuum(settings.dsn, store, _request(arguments, settings), _say)
     return vacuum.plan() if arguments.dry_run else vacuum.run()

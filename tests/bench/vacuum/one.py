@@ -7,14 +7,11 @@ from datetime import timedelta
 from pathlib import Path
 
 from ops_agent.archive import engine
-from ops_agent.archive.pace import step_aside
 from ops_agent.archive.policy import Policy
 from ops_agent.archive.store import Directory
 
 
 def main() -> None:
-    # As `ops-agent vacuum` does.
-    step_aside()
     request = engine.Request(Policy(timedelta(days=90)), "the benchmark")
     vacuum = engine.Vacuum(sys.argv[1], Directory(Path(sys.argv[2])), request, lambda _: None)
     result = vacuum.run()
