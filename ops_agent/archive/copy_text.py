@@ -34,11 +34,17 @@ def chunks(rows: Any, columns: Sequence[Column], *, chunk_bytes: int = 4 << 20) 
 def texts(values: Any, column: Column) -> Any:
     """Return a column as PostgreSQL's text of its values, not escaped; NULL stays null."""
     import pyarrow as pa  # noqa: PLC0415
+    from pyarrow import compute  # noqa: PLC0415
 
     if column.encoding == "hex":
         return pa.array(
             [None if each is None else rf"\x{each.hex()}" for each in values.to_pylist()], pa.large_string()
         )
+    if pa.types.is_timestamp(values.type) and values.type.tz:
+        # Arrow looks its zone up for each value, and all of them are in UTC.
+        plain = values.cast(pa.timestamp(values.type.unit)).cast(pa.large_string())
+        zone, nothing = (pa.scalar(text, pa.large_string()) for text in ("Z", ""))
+        return compute.binary_join_element_wise(plain, zone, nothing)
     return values.cast(pa.large_string())
 
 
