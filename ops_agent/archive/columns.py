@@ -1,21 +1,16 @@
 """PostgreSQL's values in Arrow, equal byte by byte once they are back (`copy_text`).
 
-Rows leave the database as COPY's CSV, where NULL is nothing and an empty text is `""`. A type that Arrow has exactly
-becomes that type; every other one stays PostgreSQL's own text, which its input function takes back. The session must
-have `SESSION` set, or the text of a time, an interval or a bytea would be another one.
+Rows leave the database in COPY's binary format, which ADBC's driver turns into Arrow without a Python object a value. A
+type that Arrow has exactly becomes that type; every other one leaves as PostgreSQL's own text, which its input function
+takes back. The session must have `SESSION` set, or the text of an interval or a float in an array would be another one.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pyarrow as pa
-from pyarrow import csv
+import pyarrow.compute as pc
 
 from ops_agent.archive.manifest import ROOT_COLUMN, ArchiveError, Column, Table
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 SESSION = {
     "TimeZone": "UTC",
@@ -37,6 +32,9 @@ _EXACT = {
     "date": pa.date32(),
 }
 _BINARY = "bytea"
+# 4714-11-24 BC, PostgreSQL's earliest, in days and microseconds from 1970.
+_FIRST_DAY = -2_440_588
+_DAY_MICROSECONDS = 86_400_000_000
 
 
 def encoding(pg_type: str) -> str:
@@ -53,46 +51,28 @@ def schema(table: Table) -> pa.Schema:
 
 def expressions(table: Table, alias: str) -> list[str]:
     """Return what to SELECT, in the order of the columns; a quoted name or an expression each."""
-    names = [f'{alias}."{column.name}"' for column in table.columns]
-    zoned = "timestamp with time zone"
-    return [
-        # Without its offset, which Arrow's reader would not take; the session's zone is UTC.
-        f"{name}::timestamp" if column.type == zoned else name
-        for name, column in zip(names, table.columns, strict=True)
-    ]
+    return [f'{alias}."{column.name}"' + ("::text" if column.encoding == "text" else "") for column in table.columns]
 
 
-def parse(table: Table, blocks: Sequence[bytes], extra: Sequence[tuple[str, pa.DataType]]) -> pa.Table:
-    """Read COPY's CSV of columns `extra`, then the root's key, then those of the table.
+def checked(table: Table, rows: pa.RecordBatch) -> pa.Table:
+    """Give rows as the driver read them, the root's key first, the schema of the data files.
 
-    Raises ArchiveError for a value that its Arrow type does not have (`infinity` as a time).
+    Raises ArchiveError for a value that its Arrow type does not have (`infinity` as a time): the driver wraps it round
+    to one before PostgreSQL's first day.
     """
-    kept = schema(table)
-    read = [*extra, *((field.name, _read(field.type)) for field in kept)]
-    text = b"".join(blocks)
-    try:
-        rows = csv.read_csv(
-            pa.BufferReader(text),
-            read_options=csv.ReadOptions(
-                column_names=[name for name, _ in read], block_size=max(len(text), 1), use_threads=False
-            ),
-            parse_options=csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
-            convert_options=csv.ConvertOptions(
-                column_types=dict(read),
-                null_values=[""],
-                strings_can_be_null=True,
-                quoted_strings_can_be_null=False,
-                true_values=["t"],
-                false_values=["f"],
-            ),
-        )
-    except pa.ArrowInvalid as error:
-        raise ArchiveError(f"table {table.name} has a value that cannot be archived: {error}") from error
+    found = pa.Table.from_batches([rows]).rename_columns([ROOT_COLUMN, *(column.name for column in table.columns)])
     for column in table.columns:
-        if column.encoding == "hex":
-            index = rows.schema.get_field_index(column.name)
-            rows = rows.set_column(index, column.name, _bytes(rows.column(index)))
-    return rows.cast(pa.schema([*extra, *((field.name, field.type) for field in kept)]))
+        kind = found.schema.field(column.name).type
+        first = _FIRST_DAY if pa.types.is_date(kind) else _FIRST_DAY * _DAY_MICROSECONDS
+        if not pa.types.is_temporal(kind):
+            continue
+        earliest = pc.min(found.column(column.name).cast(pa.int32() if pa.types.is_date(kind) else pa.int64())).as_py()
+        if earliest is not None and earliest < first:
+            raise ArchiveError(
+                f"table {table.name} has a {column.name} that cannot be archived: infinity, or beyond the year 294246"
+            )
+    wanted = schema(table)
+    return found.replace_schema_metadata() if found.schema.types == wanted.types else found.cast(wanted)
 
 
 def same(first: pa.Table, second: pa.Table) -> bool:
@@ -113,18 +93,3 @@ def _kept(column: Column) -> pa.DataType:
     if column.encoding == "hex":
         return pa.binary()
     return _EXACT.get(column.type, pa.string()) if column.encoding == "exact" else pa.string()
-
-
-def _read(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_timestamp(kind):
-        return pa.timestamp("us")
-    return pa.string() if pa.types.is_binary(kind) else kind
-
-
-def _bytes(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    # Few distinct values (pickled empty dictionaries) are the rule.
-    encoded = values.combine_chunks().dictionary_encode()
-    distinct = pa.array(
-        [None if text is None else bytes.fromhex(text[2:]) for text in encoded.dictionary.to_pylist()], pa.binary()
-    )
-    return pa.chunked_array([distinct.take(encoded.indices)])

@@ -136,8 +136,19 @@ def _restore(arguments: argparse.Namespace, settings: Settings, store: Store) ->
     whole = [next(sources)] if arguments.archive else []
     progress = _Progress()
     who = f"restore by {arguments.who}"
-    with session.connect(settings.dsn, who) as connection, lock.hold(connection, who):
-        restorer = Restorer(connection, chain(whole, sources), progress.restored, dry_run=arguments.dry_run)
+    with (
+        session.connect(settings.dsn, who) as connection,
+        session.connect(settings.dsn, who) as first,
+        session.connect(settings.dsn, who) as second,
+        lock.hold(connection, who),
+    ):
+        restorer = Restorer(
+            connection,
+            chain(whole, sources),
+            progress.restored,
+            writers=(first, second),
+            dry_run=arguments.dry_run,
+        )
         try:
             if arguments.one_run:
                 restorer.run(*arguments.one_run)

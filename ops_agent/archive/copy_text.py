@@ -28,17 +28,23 @@ def chunks(rows: Any, columns: Sequence[Column], *, chunk_bytes: int = 4 << 20) 
         tab, newline, nothing = (pa.scalar(text, pa.large_string()) for text in ("\t", "\n", ""))
         lines = compute.binary_join_element_wise(*fields, tab, null_handling="replace", null_replacement=r"\N")
         ended = compute.binary_join_element_wise(lines, newline, nothing)
-        yield b"".join(_bytes(chunk) for chunk in (ended.chunks if isinstance(ended, pa.ChunkedArray) else [ended]))
+        yield b"".join(_content(chunk) for chunk in (ended.chunks if isinstance(ended, pa.ChunkedArray) else [ended]))
 
 
 def texts(values: Any, column: Column) -> Any:
     """Return a column as PostgreSQL's text of its values, not escaped; NULL stays null."""
     import pyarrow as pa  # noqa: PLC0415
+    from pyarrow import compute  # noqa: PLC0415
 
     if column.encoding == "hex":
         return pa.array(
             [None if each is None else rf"\x{each.hex()}" for each in values.to_pylist()], pa.large_string()
         )
+    if pa.types.is_timestamp(values.type) and values.type.tz:
+        # Arrow looks its zone up for each value, and all of them are in UTC.
+        plain = values.cast(pa.timestamp(values.type.unit)).cast(pa.large_string())
+        zone, nothing = (pa.scalar(text, pa.large_string()) for text in ("Z", ""))
+        return compute.binary_join_element_wise(plain, zone, nothing)
     return values.cast(pa.large_string())
 
 
@@ -48,15 +54,20 @@ def _field(values: Any, column: Column) -> Any:
 
     text = texts(values, column)
     if column.encoding == "hex" or pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+        # A look at all of the column's bytes at once is a hundred times as fast as one at each value.
+        content = [_content(chunk) for chunk in (text.chunks if isinstance(text, pa.ChunkedArray) else [text])]
         for plain, escaped in _ESCAPES:
-            text = compute.replace_substring(text, plain, escaped)
+            if any(plain.encode() in each for each in content):
+                text = compute.replace_substring(text, plain, escaped)
     return text
 
 
-def _bytes(lines: Any) -> bytes:
+def _content(lines: Any) -> bytes:
     # The values of a string array lie one after the other in its third buffer; the second says where each begins.
     if not len(lines):
         return b""
     _, offsets, data = lines.buffers()
+    if data is None:
+        return b""
     ends = memoryview(offsets).cast("q")
     return bytes(memoryview(data)[ends[lines.offset] : ends[lines.offset + len(lines)]])

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import graphlib
+import queue
+import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from ops_agent.archive import catalog, graph, lock, maintain, manifest, policy, session, settle
-from ops_agent.archive.batches import Exported, Numbers, Source
-from ops_agent.archive.delete import Deleter, Outcome
-from ops_agent.archive.manifest import CLOSED, COMPLETE, RUNNING, Archive, Manifest, Table
+from ops_agent.archive.batches import Piece, Source
+from ops_agent.archive.manifest import CLOSED, COMPLETE, DONE, RUNNING, Archive, Batch, Manifest, Table
+from ops_agent.archive.move import Common, Moved, Mover, Numbers, Outcome
 from ops_agent.archive.pace import Length, Pace
-from ops_agent.archive.statements import DAGS, LISTS, NEWEST, RUNS, Statements
+from ops_agent.archive.statements import DAGS, LISTS, NEWEST, RUNS, Statements, literals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     import psycopg
 
@@ -26,7 +30,8 @@ if TYPE_CHECKING:
     from ops_agent.archive.store import Store
 
 _DAGS_AT_ONCE = 50
-_TRIES_WHEN_BUSY = 3
+# Two: while one waits for its files and its commit, the database works for the other.
+_MOVERS = 2
 # What it does on two cores of 2024; only to say in advance about how long it will take.
 _USUAL_ROWS_PER_S = 60_000
 
@@ -79,6 +84,8 @@ class Vacuum:
         self._started = time.monotonic()
         self._numbers = Numbers()
         self._family_name = ""
+        self._last_seconds = 0.0
+        self._length = Length()
 
     def run(self) -> dict[str, Any]:
         """Do it and return the result.
@@ -89,11 +96,12 @@ class Vacuum:
         with session.connect(self.dsn, "deletes") as writer, lock.hold(writer, f"vacuum by {self.request.who}"):
             families = self._families(writer)
             self._settle_killed(writer, families)
-            with session.connect(self.dsn, "exports") as reader, session.connect(self.dsn, "watches") as probe:
-                self._prepare(reader, writer)
+            with session.connect(self.dsn, "looks") as reader, session.connect(self.dsn, "watches") as probe:
+                lists = self._prepare(reader)
                 self.pace = Pace(probe)
                 self.pace.calibrate()
-                self._move(writer, reader, families)
+                with self._sessions(lists) as sessions:
+                    self._move(writer, reader, sessions, families)
             self._maintain(writer)
             return self._result()
 
@@ -107,8 +115,8 @@ class Vacuum:
                 before, wanted = self._before(statements)
                 if not wanted:
                     continue
-                tables = {name: self.catalog.table(name, statements.family.root) for name in statements.family.members}
-                source = Source(reader, statements, tables, None, self._numbers, Length(size=2000), before)
+                tables = statements.family.members
+                source = Source(reader, statements, Length(size=2000), before, wholly=True)
                 for roots, _ in source.slices():
                     for name in tables:
                         found = reader.execute(statements.count(name), {"roots": list(roots)}).fetchone() or (0, 0)
@@ -142,29 +150,47 @@ class Vacuum:
             self.resumed.append(found.archive_id)
             self.tell({"event": "settled", "archive_id": found.archive_id})
 
-    def _prepare(self, *connections: psycopg.Connection[Any]) -> None:
-        """Fill the lists of what may go and what stays, in each session."""
-        reader = connections[0]
+    def _prepare(self, reader: psycopg.Connection[Any]) -> list[str]:
+        """Fill the lists of what may go and what stays; return what fills them in another session."""
         dags = {dag_id: list(tags) for dag_id, tags in reader.execute(DAGS)}
         wanted = policy.wanted(self.request.policy, dags, self.request.dag, self.request.now)
-        for connection in connections:
-            connection.execute(LISTS)
-            with connection.cursor().copy("COPY vacuum_wanted FROM STDIN") as copy:
-                for each in wanted:
-                    copy.write_row((each.dag_id, each.state, each.before, each.keep))
-            connection.execute("ANALYZE vacuum_wanted")
+        lists = [
+            *LISTS,
+            literals(
+                "vacuum_wanted", [(each.dag_id, each.state, each.before.isoformat(), each.keep) for each in wanted]
+            ),
+            "ANALYZE vacuum_wanted",
+        ]
+        for statement in lists:
+            reader.execute(statement)
         names = sorted({each.dag_id for each in wanted})
         kept: dict[int, str] = dict.fromkeys(self.request.held, "")
         for start in range(0, len(names), _DAGS_AT_ONCE):
             kept |= dict(reader.execute(NEWEST, [names[start : start + _DAGS_AT_ONCE]]).fetchall())
-        for connection in connections:
-            with connection.cursor().copy("COPY vacuum_kept FROM STDIN") as copy:
-                for row in kept.items():
-                    copy.write_row(row)
-            connection.execute("ANALYZE vacuum_kept")
+        filling = [literals("vacuum_kept", list(kept.items())), "ANALYZE vacuum_kept"]
+        for statement in filling:
+            reader.execute(statement)
+        return [*lists, *filling]
+
+    @contextlib.contextmanager
+    def _sessions(self, lists: list[str]) -> Iterator[list[session.Rows]]:
+        """Open the movers' sessions."""
+        with contextlib.ExitStack() as stack:
+            found = []
+            for _ in range(_MOVERS):
+                opened = session.Rows(self.dsn, "moves")
+                stack.callback(opened.close)
+                for statement in lists:
+                    opened.run(statement)
+                found.append(opened)
+            yield found
 
     def _move(
-        self, writer: psycopg.Connection[Any], reader: psycopg.Connection[Any], families: dict[str, Statements]
+        self,
+        writer: psycopg.Connection[Any],
+        reader: psycopg.Connection[Any],
+        sessions: list[session.Rows],
+        families: dict[str, Statements],
     ) -> None:
         chosen = [each for each in families.values() if self._before(each)[1]]
         if self.store:
@@ -173,11 +199,13 @@ class Vacuum:
         try:
             for statements in chosen:
                 if not self.stopped_early:
-                    self._family(writer, reader, statements)
+                    self._family(reader, sessions, statements)
         except BaseException:
             self._close_after_failure(writer, families)
             raise
         if self.archive:
+            for number in self._numbers.unused():
+                self.archive.write(Batch(number, RUNS, DONE, 0, ()))
             state = CLOSED if self.stopped_early else COMPLETE
             finished = datetime.now(UTC).isoformat()
             head = self.archive.manifest()
@@ -195,78 +223,89 @@ class Vacuum:
             return None, False
         return self.request.now - kept, True
 
-    def _family(self, writer: psycopg.Connection[Any], reader: psycopg.Connection[Any], statements: Statements) -> None:
+    def _family(self, reader: psycopg.Connection[Any], sessions: list[session.Rows], statements: Statements) -> None:
         before, _ = self._before(statements)
         started, done = time.monotonic(), {name: tally.deleted for name, tally in self.tallies.items()}
         self._family_name = statements.family.root
-        length = Length()
+        self._length = Length()
+        source = Source(reader, statements, self._length, before)
         tables = {name: self.catalog.table(name, statements.family.root) for name in statements.family.members}
-        source = Source(reader, statements, tables, self.archive, self._numbers, length, before)
-        deleter = Deleter(writer, statements, before)
-        # While one batch is deleted, the next one is exported.
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="export") as ahead:
-            batches = source.batches()
-            coming = ahead.submit(next, batches, None)
-            while (exported := coming.result()) is not None:
-                coming = ahead.submit(next, batches, None)
-                self._batch(deleter, exported, length)
-                if self.stopped_early:
-                    self._drop(coming.result())
-                    break
-        self.longest = max(self.longest, deleter.longest_seconds, source.longest_seconds)
+        common = Common(statements, tables, self.archive, self._numbers, before, {}, threading.BoundedSemaphore(1))
+        movers: queue.SimpleQueue[Mover] = queue.SimpleQueue()
+
+        def move(piece: Piece) -> Moved:
+            mover = movers.get()
+            try:
+                return mover.move(piece)
+            finally:
+                movers.put(mover)
+
+        with contextlib.ExitStack() as stack:
+            for each in sessions:
+                mover = Mover(each, common)
+                stack.callback(mover.close)
+                movers.put(mover)
+            with ThreadPoolExecutor(max_workers=len(sessions), thread_name_prefix="move") as pool:
+                self._pieces(pool, move, source)
+        self.longest = max(self.longest, source.longest_seconds)
         self._share(time.monotonic() - started, done)
+
+    def _pieces(self, pool: ThreadPoolExecutor, move: Callable[[Piece], Moved], source: Source) -> None:
+        """Have every piece moved, and what could not be moved as a whole in smaller ones."""
+        coming: set[Future[Moved]] = set()
+        again: deque[Piece] = deque()
+        pieces = source.pieces()
+        while not self._out_of_time():
+            piece = again.popleft() if again else next(pieces, None)
+            if piece is None and not coming:
+                break
+            if piece is not None:
+                if self.request.gentle:
+                    self.pace.wait(self._last_seconds)
+                coming.add(pool.submit(move, piece))
+            if piece is None or len(coming) > _MOVERS:
+                done, coming = wait(coming, return_when=FIRST_COMPLETED)
+                for each in done:
+                    again.extend(self._moved(each.result(), source))
+        for each in coming:
+            self._moved(each.result(), source)
+
+    def _moved(self, moved: Moved, source: Source) -> Iterable[Piece]:
+        """Count what was moved; return what is to be tried again."""
+        self.longest = max(self.longest, moved.seconds)
+        self.transactions.append(moved.seconds)
+        self._last_seconds = moved.seconds
+        if moved.outcome is not Outcome.MOVED:
+            piece = moved.piece if moved.piece.roots is not None else source.named(moved.piece)
+            halves = piece.halves()
+            if not halves and piece.roots:
+                if moved.piece.roots is None:
+                    return (piece,)
+                self.skipped += 1
+            return halves
+        self._length.took(moved.piece.weight, moved.seconds)
+        self.skipped += moved.busy
+        for table, count in moved.rows.items():
+            self.tallies.setdefault(table, Tally()).deleted += count
+        for file in moved.batch.files if moved.batch else ():
+            tally = self.tallies[file.table]
+            tally.archived += file.rows
+            tally.bytes += file.bytes
+        self.tell(
+            {
+                "event": "progress",
+                "table": self._family_name,
+                "rows": sum(tally.deleted for tally in self.tallies.values()),
+                "seconds": round(time.monotonic() - self._started, 1),
+            }
+        )
+        return ()
 
     def _share(self, seconds: float, done: Mapping[str, int]) -> None:
         """Charge the tables of a family with its time by their rows: one statement deletes from all of them."""
         rows = {name: tally.deleted - done.get(name, 0) for name, tally in self.tallies.items()}
         for name, count in rows.items():
             self.tallies[name].seconds += round(seconds * count / max(sum(rows.values()), 1), 3)
-
-    def _batch(self, deleter: Deleter, exported: Exported, length: Length) -> None:
-        left = {root for slice_ in exported.slices for root in slice_.roots}
-        for number, slice_ in enumerate(exported.slices):
-            if self._out_of_time():
-                break
-            outcome = Outcome.BUSY
-            for _ in range(_TRIES_WHEN_BUSY):
-                if self.request.gentle:
-                    self.pace.wait(deleter.seconds)
-                last = number == len(exported.slices) - 1
-                outcome, rows = deleter.delete(slice_, durable=last)
-                if outcome is not Outcome.BUSY:
-                    break
-            if outcome is Outcome.DELETED:
-                left -= set(slice_.roots)
-                length.took(slice_.weight, deleter.seconds)
-                self.transactions.append(deleter.seconds)
-                for table, count in rows.items():
-                    self.tallies.setdefault(table, Tally()).deleted += count
-            else:
-                self.skipped += len(slice_.roots)
-        deleter.flush()
-        self._done(exported, left)
-
-    def _done(self, exported: Exported, left: set[str]) -> None:
-        if exported.batch and self.archive:
-            settled = settle.batch(self.archive, self.archive.manifest(), exported.batch, left)
-            for file in settled.files:
-                tally = self.tallies.setdefault(file.table, Tally())
-                tally.archived += file.rows
-                tally.bytes += file.bytes
-        deleted = sum(tally.deleted for tally in self.tallies.values())
-        family = self._family_name
-        self.tell(
-            {
-                "event": "progress",
-                "table": family,
-                "rows": deleted,
-                "seconds": round(time.monotonic() - self._started, 1),
-            }
-        )
-
-    def _drop(self, exported: Exported | None) -> None:
-        if exported:
-            self._done(exported, {root for slice_ in exported.slices for root in slice_.roots})
 
     def _out_of_time(self) -> bool:
         limit = self.request.max_seconds

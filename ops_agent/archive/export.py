@@ -1,7 +1,8 @@
-"""Rows out of the database into Parquet files, and the proof that the files hold what was read."""
+"""Rows into Parquet files, and the proof that the files hold what was read."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,54 +12,32 @@ import pyarrow.compute as pc
 from pyarrow import parquet
 
 from ops_agent.archive import columns
-from ops_agent.archive.manifest import EXPORTED, Archive, ArchiveError, Batch, DataFile, Table, data_path
+from ops_agent.archive.manifest import ArchiveError, DataFile, Table, data_path
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-    from decimal import Decimal
+    from pathlib import Path
 
-    import psycopg
+    from ops_agent.archive.manifest import Archive
 
-    from ops_agent.archive.statements import Statements
-
-_VERSION = "__version"
-_BLOCK_BYTES = 4 << 20
 _ROW_GROUP_BYTES = 32 << 20
 _SAMPLE_ROWS = 2000
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What was exported of one table in one slice: rows, and the sum of their versions."""
-
-    rows: int
-    versions: Decimal
-
-    def __add__(self, other: Seen) -> Seen:
-        """Add another block of the same table and slice."""
-        return Seen(self.rows + other.rows, self.versions + other.versions)
-
-
-@dataclass(frozen=True)
-class Slice:
-    """What one transaction deletes: root rows, and what every table is expected to give up."""
-
-    roots: tuple[str, ...]
-    weight: int
-    seen: Mapping[str, Seen] | None
+LEVEL = 3
 
 
 @dataclass
 class Writer:
     """One table's file of one batch, open until the batch is full.
 
-    What was written is kept in memory to be compared with the file; of what does not fit, a digest of its text is.
+    `layouts`, by table, are of earlier files. What was written is kept in memory to be compared with the file; of what
+    does not fit, a digest of its text is.
     """
 
     table: Table
+    layouts: dict[str, dict[str, Any]] = field(default_factory=dict)
     rows: list[pa.Table] = field(default_factory=list)
     nbytes: int = 0
     count: int = 0
+    _file: Any = None
     _out: Any = None
     _written: list[bytes] = field(default_factory=list)
 
@@ -75,7 +54,15 @@ class Writer:
         """Write the rest, close the file, and return what `check` compares its last row group with."""
         kept = self._flush(path)
         self._out.close()
+        self._file.close()
         return kept
+
+    def abandon(self) -> None:
+        """Let go of a file that will not be finished."""
+        for each in (self._out, self._file):
+            with contextlib.suppress(OSError, pa.ArrowException):
+                if each is not None:
+                    each.close()
 
     def check(self, content: bytes, last: pa.Table) -> None:
         """Read the file back; raise ArchiveError unless it has what was written."""
@@ -101,81 +88,51 @@ class Writer:
     def _flush(self, path: Any) -> pa.Table:
         kept = pa.concat_tables(self.rows).combine_chunks() if self.rows else columns.schema(self.table).empty_table()
         if self._out is None:
-            self._out = parquet.ParquetWriter(
-                path,
-                columns.schema(self.table),
-                compression="zstd",
-                compression_level=3,
-                use_dictionary=_repetitive(kept),
-                store_schema=False,
-            )
+            how = self.layouts.get(self.table.name) or layout(kept)
+            if kept.num_rows >= _SAMPLE_ROWS // 10:
+                self.layouts.setdefault(self.table.name, how)
+            self._file = pa.OSFile(str(path), "wb")
+            self._out = parquet.ParquetWriter(self._file, kept.schema, **how)
         self._out.write_table(kept, row_group_size=max(kept.num_rows, 1))
         self.rows, self.nbytes = [], 0
         return kept
 
 
-def copy_out(connection: psycopg.Connection[Any], query: Any) -> Iterator[list[bytes]]:
-    """Yield whole rows of COPY's CSV, some megabytes at a time."""
-    rows: list[bytes] = []
-    size = 0
-    with connection.cursor() as cursor, cursor.copy(query) as copy:
-        for row in copy:
-            rows.append(row)  # type: ignore[arg-type]
-            size += len(row)
-            if size > _BLOCK_BYTES:
-                yield rows
-                rows, size = [], 0
-    if rows:
-        yield rows
+def publish(archive: Archive, writer: Writer, number: int, staged: Path) -> DataFile:
+    """Make the file of a batch durable, read it back and compare."""
+    path = data_path(writer.table.name, number)
+    last = writer.finish(staged)
+    archive.store.publish(staged, archive.path(path))
+    content = archive.store.read(archive.path(path))
+    writer.check(content, last)
+    return data_file(writer.table.name, path, writer.count, content)
 
 
-def read(
-    connection: psycopg.Connection[Any],
-    statements: Statements,
-    table: Table,
-    slices: Sequence[Sequence[str]],
-    keyed: Collection[str] = (),
-) -> Iterator[tuple[pa.Table, dict[int, Seen]]]:
-    """Yield a table's rows below the roots of some slices, with what identifies their versions, slice by slice.
+def layout(rows: pa.Table) -> dict[str, Any]:
+    """Return how a file is best written whose first rows these are, as ParquetWriter's options.
 
-    `keyed` members have their keys in temporary tables (`Statements.keep_keys`).
+    Times and numbers are written as differences, which is quick and small; other columns whose values recur get a
+    dictionary, which for the rest would only be written besides the values.
     """
-    roots = [root for each in slices for root in each]
-    known = pa.array(roots, pa.string())
-    number_of = pa.array([number for number, each in enumerate(slices) for _ in each], pa.int32())
-    for block in copy_out(connection, statements.export(table.name, roots, keyed)):
-        rows = columns.parse(table, block, [(_VERSION, pa.int64())])
-        numbers = number_of.take(pc.index_in(rows.column(1).combine_chunks(), value_set=known))
-        versions = rows.column(0).combine_chunks().cast(pa.decimal128(38, 0))
-        sums = pa.table({"slice": numbers, "v": versions}).group_by("slice").aggregate([("v", "sum"), ("v", "count")])
-        seen = {row["slice"]: Seen(row["v_count"], row["v_sum"]) for row in sums.to_pylist()}
-        yield rows.drop_columns([_VERSION]), seen
-
-
-def publish(archive: Archive, writers: Iterable[Writer], batch: Batch, staged: Mapping[str, Any]) -> Batch:
-    """Make the files of a batch durable, read each back and compare, then write the batch's document."""
-    files = []
-    for writer in writers:
-        path = data_path(writer.table.name, batch.number)
-        last = writer.finish(staged[writer.table.name])
-        archive.store.publish(staged[writer.table.name], archive.path(path))
-        content = archive.store.read(archive.path(path))
-        writer.check(content, last)
-        files.append(data_file(writer.table.name, path, writer.count, content))
-    exported = Batch(batch.number, batch.family, EXPORTED, batch.roots, tuple(files))
-    archive.write(exported)
-    return exported
+    sample = rows.slice(0, _SAMPLE_ROWS)
+    deltas = [each.name for each in rows.schema if pa.types.is_integer(each.type) or pa.types.is_timestamp(each.type)]
+    repetitive = [
+        name
+        for name in rows.column_names
+        if name not in deltas and pc.count_distinct(sample.column(name)).as_py() * 2 <= sample.num_rows
+    ]
+    return {
+        "compression": "zstd",
+        "compression_level": LEVEL,
+        "use_dictionary": repetitive,
+        "column_encoding": dict.fromkeys(deltas, "DELTA_BINARY_PACKED"),
+        "store_schema": False,
+    }
 
 
 def data_file(table: str, path: str, rows: int, content: bytes) -> DataFile:
     """Describe a file by its content."""
     return DataFile(table, path, rows, len(content), hashlib.sha256(content).hexdigest())
-
-
-def _repetitive(rows: pa.Table) -> list[str]:
-    """Name the columns whose values recur; a dictionary of the others would only be written besides them."""
-    sample = rows.slice(0, _SAMPLE_ROWS)
-    return [name for name in rows.column_names if pc.count_distinct(sample.column(name)).as_py() * 2 <= sample.num_rows]
 
 
 def _digest(rows: pa.Table) -> bytes:

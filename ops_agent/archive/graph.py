@@ -7,7 +7,7 @@ the table. Columns need no list: they are read from the database.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ops_agent.archive.manifest import ArchiveError
@@ -26,7 +26,9 @@ class Edge:
     """`child.columns` = `parent.parent_columns`, and the child's rows go with the parent's.
 
     Usually a foreign key. With `key=False` none says so: a row that only this parent's row refers to (the callback of a
-    deadline), or one that names it without a constraint.
+    deadline), or one that names it without a constraint. Where most parents have no such child, `listed` is the column
+    whose values are looked for as one list for all parents that agree in the columns before it: a look into the index
+    for each of them would cost more than all deletions do.
     """
 
     child: str
@@ -34,6 +36,7 @@ class Edge:
     parent: str
     parent_columns: tuple[str, ...]
     key: bool = True
+    listed: str = ""
 
 
 @dataclass(frozen=True)
@@ -42,13 +45,15 @@ class Family:
 
     `age` is SQL for the time a row of alias `r` is dated by; `condition` what else must hold. `barriers` are foreign
     keys to a member whose rows stay: a root that one of them leads to is not taken. `walk` is the column by whose
-    index old rows are found; by default the primary key.
+    index old rows are found; by default the primary key. `shortcuts` lead to the same rows as an edge, from the root
+    and by an index that the edge's columns lack.
     """
 
     root: str
     age: str
     edges: tuple[Edge, ...] = ()
     barriers: tuple[Edge, ...] = ()
+    shortcuts: tuple[Edge, ...] = ()
     condition: str = "true"
     walk: str = ""
     optional: bool = False
@@ -63,11 +68,6 @@ class Family:
         """Whether its rows depend on nothing but themselves: one that is as it was exported may still go."""
         return not self.edges and not self.barriers and self.condition == "true"
 
-    def parents(self) -> tuple[str, ...]:
-        """Members that rows may come to refer to: they are locked before anything is deleted."""
-        referred = {edge.parent for edge in (*self.edges, *self.barriers) if edge.key}
-        return tuple(member for member in self.members if member in referred or member == self.root)
-
 
 _TASK = ("dag_id", "task_id", "run_id", "map_index")
 
@@ -77,7 +77,9 @@ def _of_run(child: str, column: str = "dag_run_id") -> Edge:
 
 
 def _of_task(child: str, columns: tuple[str, ...] = _TASK) -> Edge:
-    return Edge(f"public.{child}", columns, "public.task_instance", ("id",) if columns == ("ti_id",) else _TASK)
+    if columns == _TASK:
+        return Edge(f"public.{child}", columns, "public.task_instance", _TASK, listed="run_id")
+    return Edge(f"public.{child}", columns, "public.task_instance", ("id",))
 
 
 def _refers(child: str, column: str, parent: str) -> Edge:
@@ -118,11 +120,16 @@ _RUN = Family(
             key=False,
         ),
     ),
+    # Airflow writes both columns from the same run, so these are the rows that the foreign keys to its tasks lead to.
+    shortcuts=(
+        Edge("public.xcom", ("dag_run_id",), "public.dag_run", ("id",), key=False),
+        Edge("public.task_instance_history", ("dag_id", "run_id"), "public.dag_run", ("dag_id", "run_id"), key=False),
+    ),
     # By this key the callback's other deadlines would be found: the condition has it.
     barriers=(Edge("public.deadline", ("callback_id",), "public.callback", ("id",)),),
     condition=f"""
-  NOT EXISTS (SELECT FROM public.task_instance AS t
-    WHERE t.dag_id = r.dag_id AND t.run_id = r.run_id AND t.state IN {UNFINISHED_TASK})
+  (r.dag_id, r.run_id) NOT IN (SELECT t.dag_id, t.run_id FROM public.task_instance AS t
+    WHERE t.state IN {UNFINISHED_TASK})
   AND NOT EXISTS (SELECT FROM public.backfill AS b WHERE b.id = r.backfill_id AND b.completed_at IS NULL)
   AND r.id NOT IN (SELECT x.dag_run_id FROM public.backfill_dag_run AS x
     JOIN public.backfill AS b ON b.id = x.backfill_id WHERE b.completed_at IS NULL AND x.dag_run_id IS NOT NULL)
@@ -240,7 +247,7 @@ def _complaints(catalog: Catalog, family: Family) -> list[str]:
     if missing:
         return missing
     found = {Edge(key.child, key.columns, key.parent, key.parent_columns) for key in catalog.foreign_keys}
-    listed = {edge for edge in (*family.edges, *family.barriers) if edge.key}
+    listed = {replace(edge, listed="") for edge in (*family.edges, *family.barriers) if edge.key}
     wrong = [f"table {member} has no primary key" for member in family.members if not catalog.primary_keys.get(member)]
     wrong += [f"foreign key {_text(edge)} is missing" for edge in sorted(listed - found, key=_text)]
     wrong += [

@@ -29,20 +29,20 @@ SELECT
 class Length:
     """Adapts how much one transaction does, so that it takes about `target` seconds."""
 
-    target: float = 0.1
-    size: int = 500
+    target: float = 0.15
+    size: int = 2000
     smallest: int = 50
-    largest: int = 20_000
+    largest: int = 50_000
 
     def took(self, weight: int, seconds: float) -> None:
-        """Learn from a transaction of `weight` rows; it grows slowly and shrinks at once."""
+        """Learn from a transaction of `weight` rows; it grows by half at most and shrinks at once."""
         if weight <= 0 or seconds <= 0:
             return
         fitting = weight * self.target / seconds
         if seconds > self.target:
             self.size = int(min(self.size, fitting))
         elif weight >= self.size // 2:
-            self.size = int(min(self.size * 1.25, fitting))
+            self.size = int(min(self.size * 1.5, fitting))
         self.size = max(self.smallest, min(self.size, self.largest))
 
 

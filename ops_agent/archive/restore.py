@@ -7,8 +7,10 @@ are kept and sequences are not touched: an id that its sequence never gave out i
 from __future__ import annotations
 
 import dataclasses
+import queue
+import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
@@ -50,12 +52,18 @@ class Source:
     def read(cls, archive: Archive) -> Source:
         """Read the documents; batches whose rows are still in the database do not count."""
         manifest = archive.manifest()
-        return cls(archive, manifest, tuple(batch for batch in archive.batches() if batch.state == DONE))
+        return cls(
+            archive, manifest, tuple(batch for batch in archive.batches() if batch.state == DONE and batch.files)
+        )
 
     def rows(self, batch: Batch, table: str) -> Any:
         """Return the batch's rows of a table as a pyarrow.Table; None if it has none."""
         file = next((file for file in batch.files if file.table == table), None)
         return reader.read(self.archive, file, self.manifest.table(table)) if file else None
+
+    def load(self, batch: Batch) -> dict[str, Any]:
+        """Return all rows of a batch, by table."""
+        return {file.table: reader.read(self.archive, file, self.manifest.table(file.table)) for file in batch.files}
 
     def in_order(self) -> list[Batch]:
         """Return the batches, those of parents before those of their children."""
@@ -111,12 +119,27 @@ class Restorer:
     """Puts batches back, by a session that commits every statement.
 
     `sources` is where missing parents are looked for, newest first; with `dry_run` everything but the writing is done.
+    A whole archive is written by the sessions `writers` at once, a batch each, if there are any;
+    `tell` is called by one at a time.
     """
 
     def __init__(
-        self, connection: Any, sources: Iterable[Source], tell: Callable[[Outcome], None], *, dry_run: bool = False
+        self,
+        connection: Any,
+        sources: Iterable[Source],
+        tell: Callable[[Outcome], None],
+        *,
+        writers: Sequence[Any] = (),
+        dry_run: bool = False,
     ) -> None:
         self.connection = connection
+        self._writers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for writer in writers or (connection,):
+            self._writers.put(writer)
+        self._writers_count = len(writers)
+        self._pool = ThreadPoolExecutor(max_workers=max(len(writers), 1), thread_name_prefix="restore")
+        self._pending: set[Future[None]] = set()
+        self._accounts = threading.Lock()
         self.sources = _Shelf(iter(sources))
         self.tell = tell
         self.dry_run = dry_run
@@ -136,8 +159,26 @@ class Restorer:
                 rows = source.rows(batch, RUNS)
                 self._present(source, batch, rows)
                 self._refuse_unknown_numbers({RUNS: rows})
-        for batch in source.in_order():
-            self.batch(source, batch, None)
+        family = ""
+        try:
+            for batch, rows in _ahead((batch, source.load(batch)) for batch in source.in_order()):
+                # Rows of another family may refer to those of this one.
+                self._await(0 if batch.family != family else self._writers_count)
+                family = batch.family
+                self.batch(source, batch, None, rows, self._submit if self._writers_count else None)
+            self._await(0)
+        finally:
+            wait(self._pending)
+
+    def _submit(self, *job: Any) -> None:
+        self._pending.add(self._pool.submit(self._put, *job))
+
+    def _await(self, most: int) -> None:
+        """Wait until no more than so many batches are being written; raise what one of them raised."""
+        while len(self._pending) > most:
+            done, self._pending = wait(self._pending, return_when=FIRST_COMPLETED)
+            for each in done:
+                each.result()
 
     def analyze(self) -> None:
         """Give the planner figures of the tables that grew; the server's own turn may be a minute away."""
@@ -162,9 +203,20 @@ class Restorer:
                     return
         raise RestoreError(f"no archive has a run {run_id!r} of DAG {dag_id!r}; ops archive list shows what there is")
 
-    def batch(self, source: Source, batch: Batch, roots: set[str] | None) -> None:
-        """Put the rows of `roots` (all if None) of one batch back, after the parents that they need."""
-        found = _of(source.rows(batch, batch.family), roots)
+    def batch(
+        self,
+        source: Source,
+        batch: Batch,
+        roots: set[str] | None,
+        loaded: dict[str, Any] | None = None,
+        put: Callable[..., None] | None = None,
+    ) -> None:
+        """Put the rows of `roots` (all if None) of one batch back, after the parents that they need.
+
+        `loaded` are the batch's rows if they were read before; `put` writes them some time, instead of now.
+        """
+        root_rows = loaded[batch.family] if loaded else source.rows(batch, batch.family)
+        found = _of(root_rows, roots)
         present = self._present(source, batch, found)
         wanted = set(found.column(ROOT_COLUMN).to_pylist()) - present
         done = {root for family, root in self._done if family == batch.family}
@@ -179,38 +231,56 @@ class Restorer:
             if any(file.table == table.name for file in batch.files)
         ]
         self._refuse_misfits(source, tables)
-        rows = {table.name: _of(source.rows(batch, table.name), wanted) for table in tables}
+        all_of_it = roots is None and len(wanted) == root_rows.num_rows
+        rows = {
+            table.name: _of(
+                loaded[table.name] if loaded else source.rows(batch, table.name), None if all_of_it else wanted
+            )
+            for table in tables
+        }
         self._refuse_unknown_numbers(rows)
         answered_elsewhere = list(outside(tables, rows))
+        missing = self._missing(answered_elsewhere)
+        if missing and self._pending:
+            self._await(0)
+            missing = self._missing(answered_elsewhere)
         # All of them are found before the first is put back.
-        parents = [
-            parent
-            for keys in answered_elsewhere
-            if (missing := keys.missing(self.connection))
-            for parent in self._find(missing)
-        ]
-        for parent in parents:
+        for parent in [place for keys in missing for place in self._find(keys)]:
             self.batch(*parent)
-        if not self.dry_run:
-            self._write(tables, rows, answered_elsewhere)
-        for name, back in rows.items():
-            if back.num_rows:
-                self.outcome.rows[name] = self.outcome.rows.get(name, 0) + back.num_rows
-        if batch.family == RUNS:
-            self.outcome.runs += [int(root) for root in wanted]
-        elif any(table.name in self._parents for table in tables):
-            self._done |= {(batch.family, root) for root in wanted}
-        self.tell(self.outcome)
+        (put or self._put)(batch, wanted, tables, rows, answered_elsewhere)
 
-    def _write(self, tables: Sequence[Table], rows: dict[str, Any], outside: Sequence[Keys]) -> None:
+    def _missing(self, wanted: Iterable[Keys]) -> list[Keys]:
+        return [missing for keys in wanted if (missing := keys.missing(self.connection))]
+
+    def _put(
+        self, batch: Batch, wanted: set[str], tables: Sequence[Table], rows: dict[str, Any], outside: Sequence[Keys]
+    ) -> None:
+        """Write a batch and count it."""
+        if not self.dry_run:
+            writer = self._writers.get()
+            try:
+                self._write(writer, tables, rows, outside)
+            finally:
+                self._writers.put(writer)
+        with self._accounts:
+            for name, back in rows.items():
+                if back.num_rows:
+                    self.outcome.rows[name] = self.outcome.rows.get(name, 0) + back.num_rows
+            if batch.family == RUNS:
+                self.outcome.runs += [int(root) for root in wanted]
+            elif any(table.name in self._parents for table in tables):
+                self._done |= {(batch.family, root) for root in wanted}
+            self.tell(self.outcome)
+
+    def _write(self, writer: Any, tables: Sequence[Table], rows: dict[str, Any], outside: Sequence[Keys]) -> None:
         columns = {table.name: self._columns(table) for table in tables}
         texts = (
             (table.name, text) for table in tables for text in copy_text.chunks(rows[table.name], columns[table.name])
         )
-        with self.connection.transaction(), self.connection.cursor() as cursor:
+        with writer.transaction(), writer.cursor() as cursor:
             cursor.execute(_BEGIN)
             for keys in outside:
-                self._lock(keys)
+                _lock(writer, keys)
             for name, parts in groupby(_ahead(texts), itemgetter(0)):
                 names = ", ".join(quoted(column.name) for column in columns[name])
                 with cursor.copy(f"COPY {target(name)} ({names}) FROM STDIN") as copy:
@@ -242,6 +312,8 @@ class Restorer:
     def _present(self, source: Source, batch: Batch, found: Any) -> set[str]:
         """Return the roots that are in the database; raise RestoreError if another row has taken their place."""
         table = source.manifest.table(batch.family)
+        if not self._any_in_range(table, found):
+            return set()
         clause, values = join(table, table.primary_key, found)
         if batch.family != RUNS:
             numbers = [number for (number,) in self.connection.execute(f"SELECT k.n {clause}", values)]
@@ -249,6 +321,20 @@ class Restorer:
             numbers = self._present_runs(table, found)
         names = found.column(ROOT_COLUMN).to_pylist()
         return {names[number - 1] for number in numbers}
+
+    def _any_in_range(self, table: Table, found: Any) -> bool:
+        """Whether the database may have one of the rows; it has not if none is between the first and last number."""
+        import pyarrow as pa  # noqa: PLC0415
+        from pyarrow import compute  # noqa: PLC0415
+
+        keys = found.column(table.primary_key[0])
+        if table.name == RUNS or len(table.primary_key) > 1 or not pa.types.is_integer(keys.type) or not len(keys):
+            return True
+        ends = compute.min_max(keys).as_py()
+        query = (
+            f"SELECT EXISTS (SELECT FROM {target(table.name)} WHERE {quoted(table.primary_key[0])} BETWEEN %s AND %s)"
+        )
+        return bool(self.connection.execute(query, [ends["min"], ends["max"]]).fetchone()[0])
 
     def _present_runs(self, table: Table, found: Any) -> list[int]:
         wanted = found.select(["id", "dag_id", "run_id"]).to_pylist()
@@ -279,10 +365,11 @@ class Restorer:
                         return places
         raise RestoreError(f"{missing}, which neither the database nor an archive has any more")
 
-    def _lock(self, keys: Keys) -> None:
-        """Keep the parents until the commit; one that went meanwhile is found here."""
-        if missing := keys.missing(self.connection, lock=True):
-            raise RestoreError(f"{missing}, which was deleted meanwhile; type the command again")
+
+def _lock(writer: Any, keys: Keys) -> None:
+    """Keep the parents until the commit; one that went meanwhile is found here."""
+    if missing := keys.missing(writer, lock=True):
+        raise RestoreError(f"{missing}, which was deleted meanwhile; type the command again")
 
 
 def _ahead(items: Iterator[T]) -> Iterator[T]:

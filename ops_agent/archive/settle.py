@@ -61,6 +61,11 @@ def archive(
             left = _present(found, manifest, settled, connection, families[settled.family])
             batches[number] = batch(found, manifest, settled, left)
     _remove_strays(found, batches)
+    # Two batches are in the making at once: the later one may have got its document, the earlier one none.
+    for number in sorted(
+        set(range(1, max((each.number for each in batches), default=0))) - {e.number for e in batches}
+    ):
+        found.write(Batch(number, batches[0].family, DONE, 0, ()))
     closed = replace(manifest, state=CLOSED, finished_at=now.isoformat(), result=totals(batches, manifest))
     found.write(closed)
     return closed
@@ -135,7 +140,7 @@ def _without(rows: pa.Table, roots: set[str]) -> pa.Table:
 def _rewrite(found: Archive, table: Table, number: int, rows: pa.Table) -> DataFile:
     path = data_path(table.name, number, revision=1)
     with found.store.staged(found.path(path)) as staged:
-        parquet.write_table(rows, staged, compression="zstd", compression_level=3, store_schema=False)
+        parquet.write_table(rows, staged, **export.layout(rows))
         found.store.publish(staged, found.path(path))
     content = found.store.read(found.path(path))
     written = export.data_file(table.name, path, rows.num_rows, content)

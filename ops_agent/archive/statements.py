@@ -10,24 +10,21 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from psycopg import sql
-
 from ops_agent.archive import columns
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
+    from datetime import datetime
 
     from ops_agent.archive.catalog import Catalog
     from ops_agent.archive.graph import Edge, Family
 
 RUNS = "public.dag_run"
-# A row version: an update moves a row, a row written anew into its place has another xmin.
-_VERSION = "hashtidextended({alias}.ctid, {alias}.xmin::text::bigint)"
-LISTS = """
-CREATE TEMPORARY TABLE vacuum_wanted
-  (dag_id text, state text, before timestamptz, keep integer, PRIMARY KEY (dag_id, state));
-CREATE TEMPORARY TABLE vacuum_kept (id integer PRIMARY KEY, dag_id text)
-"""
+LISTS = (
+    """CREATE TEMPORARY TABLE vacuum_wanted
+  (dag_id text, state text, before timestamptz, keep integer, PRIMARY KEY (dag_id, state))""",
+    "CREATE TEMPORARY TABLE vacuum_kept (id integer PRIMARY KEY, dag_id text)",
+)
 DAGS = """
 SELECT d.dag_id, coalesce((SELECT array_agg(t.name) FROM public.dag_tag AS t WHERE t.dag_id = d.dag_id), '{}')
 FROM (
@@ -54,10 +51,10 @@ SELECT id, dag_id FROM (
   WHERE d.dag_id = ANY(%s)
 ) AS q WHERE by_age <= keep OR by_partition = 1
 """
-# One that stays went meanwhile (somebody deleted it), so another run is the newest now.
-KEPT_GONE = """
-SELECT count(*) FROM vacuum_kept AS k WHERE NOT EXISTS (SELECT FROM public.dag_run AS d WHERE d.id = k.id)
-  AND k.dag_id IN (SELECT d.dag_id FROM public.dag_run AS d WHERE d.id = ANY(%s::integer[]))
+# One that stays went meanwhile (somebody deleted it), so another run of its DAG is the newest now.
+_NONE_KEPT_WENT = """
+r.dag_id NOT IN (SELECT k.dag_id FROM vacuum_kept AS k
+  WHERE k.dag_id IS NOT NULL AND NOT EXISTS (SELECT FROM public.dag_run AS d WHERE d.id = k.id))
 """
 
 
@@ -93,26 +90,28 @@ class Statements:
             for edge in self.family.barriers
             if edge.parent == self.family.root
         ]
-        conditions = " AND ".join([self.family.condition, *barriers])
+        of_runs = [_NONE_KEPT_WENT] if self.family.root == RUNS else []
+        return " AND ".join([self.old, *of_runs, self.family.condition, *barriers])
+
+    @property
+    def old(self) -> str:
+        """The part of `eligible` that asks for nothing but age, and for runs the policy."""
         if self.family.root == RUNS:
             return (
                 "JOIN vacuum_wanted AS w ON w.dag_id = r.dag_id AND w.state = r.state"
                 f" WHERE {self.family.age} < w.before"
-                f" AND NOT EXISTS (SELECT FROM vacuum_kept AS k WHERE k.id = r.id) AND {conditions}"
+                " AND NOT EXISTS (SELECT FROM vacuum_kept AS k WHERE k.id = r.id)"
             )
-        return f"WHERE {self.family.age} < %(before)s AND {conditions}"
+        return f"WHERE {self.family.age} < %(before)s"
 
-    def page(self, *, first: bool) -> str:
+    def page(self, *, first: bool, wholly: bool) -> str:
         """Look at the next %(limit)s rows: where they end, and which of them may go, with how many rows hang off each.
 
-        Parameters after_0, after_1: where the last page ended, unless it is the `first`.
+        Unless `wholly`, only by what the rows themselves say. Parameters after_0, after_1: where the last page ended,
+        unless it is the `first`.
         """
         names = ", ".join(f'p."{column}"' for column in self.order)
-        types = {column.name: column.type for column in self.catalog.columns[self.family.root]}
-        after = ", ".join(f"%(after_{number})s::{types[column]}" for number, column in enumerate(self.order))
-        start = "" if first else f"WHERE ({names}) > ({after})"
-        if self.family.walk:
-            start += f" {'AND' if start else 'WHERE'} {self.family.age.replace('r.', 'p.')} < %(before)s"
+        start = self._start(first=first)
         weight = "1"
         if self.family.root == RUNS:
             weight += (
@@ -127,14 +126,28 @@ WITH page AS MATERIALIZED (
 )
 SELECT NULL, NULL, (SELECT ARRAY[{last}] FROM page AS r)
 UNION ALL
-(SELECT r."{self.key}"::text, {weight}, NULL FROM page AS r {self.eligible} ORDER BY {keys})"""
+(SELECT r."{self.key}"::text, {weight}, NULL FROM page AS r {self.eligible if wholly else self.old} ORDER BY {keys})"""
 
-    def still(self) -> str:
-        """Count which of %(roots)s may still go."""
+    def place(self, *, first: bool) -> str:
+        """Find where the %(limit)s-th row further on is, if there are so many; parameters as for `page`."""
+        names = ", ".join(f'p."{column}"' for column in self.order)
+        texts = ", ".join(f'p."{column}"::text' for column in self.order)
         return (
-            f"SELECT count(*) FROM {name(self.family.root)} AS r {self.eligible}"
-            f' AND r."{self.key}" = ANY(%(roots)s::{self.key_type}[])'
+            f"SELECT ARRAY[{texts}] FROM {name(self.family.root)} AS p {self._start(first=first)}"
+            f" ORDER BY {names} OFFSET %(limit)s - 1 LIMIT 1"
         )
+
+    def within(self) -> str:
+        """Name the rows of a plain family from %(after)s to %(end)s, each an array of texts or NULL."""
+        names = ", ".join(f'r."{column}"' for column in self.order)
+        types = {column.name: column.type for column in self.catalog.columns[self.family.root]}
+        limits = ""
+        for operator, place in ((">", "after"), ("<=", "end")):
+            parts = ", ".join(
+                f"(%({place})s::text[])[{number}]::{types[column]}" for number, column in enumerate(self.order, 1)
+            )
+            limits += f" AND (%({place})s::text[] IS NULL OR ({names}) {operator} ({parts}))"
+        return f'SELECT r."{self.key}"::text FROM {name(self.family.root)} AS r {self.eligible}{limits}'
 
     def existing(self) -> str:
         """Which of %(roots)s are there."""
@@ -150,56 +163,136 @@ UNION ALL
         )
 
     def keyed(self, filled: Collection[str]) -> list[str]:
-        """Name the members below the root that others hang off: what these refer to is looked up once a read."""
-        parents = {
-            self._edge(member).parent
-            for member in self.family.members
-            if member in filled and member != self.family.root
-        }
-        return [member for member in self.family.members if member in parents - {self.family.root}]
+        """Name the members that others hang off, the root first: what these refer to is looked up once a batch."""
+        parents = {self._edge(member).parent for member in self.family.members[1:] if member in filled}
+        parents |= {edge.parent for edge in self._member_barriers}
+        return [
+            self.family.root,
+            *(member for member in self.family.members[1:] if member in filled and member in parents),
+        ]
 
     def key_table(self, member: str) -> str:
         """Create the temporary table of a member's keys, which is empty again after each transaction."""
         return (
-            f"CREATE TEMPORARY TABLE IF NOT EXISTS {_alias(member)} ON COMMIT DELETE ROWS AS"
+            f"CREATE TEMPORARY TABLE {self._keys(member)} ON COMMIT DELETE ROWS AS"
             f' SELECT r."{self.key}" AS root, {self._referred(member, "m")}'
             f" FROM {name(self.family.root)} AS r, {name(member)} AS m WITH NO DATA"
         )
 
-    def keep_keys(self, member: str, keyed: Collection[str]) -> str:
-        """Put the keys of the member's rows below %(roots)s into its temporary table."""
-        tables, root, alias = self._source(member, keyed)
+    def lock(self, roots: Sequence[str]) -> str:
+        """Lock those of the roots that nobody else holds, and return them."""
         return (
-            f"INSERT INTO {_alias(member)} SELECT {root}, {self._referred(member, alias)} FROM {tables}"
-            f" WHERE {root} = ANY(%(roots)s::{self.key_type}[])"
+            f'SELECT r."{self.key}"::text FROM {name(self.family.root)} AS r'
+            f' WHERE r."{self.key}" = ANY({self._list(roots)}) FOR UPDATE SKIP LOCKED'
         )
 
-    def export(self, member: str, roots: Sequence[str], keyed: Collection[str] = ()) -> sql.Composed:
-        """Copy the rows of a member out: version, the root's key, then the columns."""
+    def take(self, roots: Sequence[str], before: datetime | None) -> str:
+        """Put the keys of those of the locked roots that may go into the root's temporary table."""
+        eligible = self.eligible.replace("%(before)s", _moment(before))
+        return (
+            f'INSERT INTO {self._keys(self.family.root)} SELECT r."{self.key}", {self._referred(self.family.root, "r")}'
+            f' FROM {name(self.family.root)} AS r {eligible} AND r."{self.key}" = ANY({self._list(roots)})'
+        )
+
+    def keep_keys(self, member: str) -> str:
+        """Put the keys of the member's rows into its temporary table; those of its parent are there."""
+        return (
+            f"INSERT INTO {self._keys(member)} SELECT p.root, {self._referred(member, 'x')}"
+            f" FROM {name(member)} AS x JOIN {self._parent(member)}"
+        )
+
+    def analyze(self, member: str) -> str:
+        """Let the planner know how many keys there are."""
+        return f"ANALYZE {self._keys(member)}"
+
+    def delete(self, member: str) -> str:
+        """Delete a member's rows and return them: the root's key, then the columns. The keys of its parent are there.
+
+        Parents go before their children: from then on no row can come to refer to them, and the next statement sees
+        all that came before.
+        """
         table = self.catalog.table(member, self.family.root)
-        tables, root, alias = self._source(member, keyed)
-        taken = ", ".join([_VERSION.format(alias=alias), f"{root}::text", *columns.expressions(table, alias)])
-        return sql.SQL("COPY (SELECT {taken} FROM {tables} WHERE {key} = ANY({roots})) TO STDOUT (FORMAT csv)").format(
-            taken=sql.SQL(taken),
-            tables=sql.SQL(tables),
-            key=sql.SQL(root),
-            roots=sql.Literal("{" + ",".join(f'"{_escaped(root)}"' for root in roots) + "}")
-            + sql.SQL(f"::{self.key_type}[]"),
-        )
+        if member == self.family.root:
+            using = f'{self._keys(member)} AS p WHERE x."{self.key}" = p.root'
+        elif self._edge(member).listed:
+            using = self._by_list(self._edge(member))
+        else:
+            using = self._parent(member).replace(" ON ", " WHERE ", 1)
+        taken = ", ".join(["p.root::text", *columns.expressions(table, "x")])
+        return f"DELETE FROM {name(member)} AS x USING {using} RETURNING {taken}"
 
-    def _source(self, member: str, keyed: Collection[str]) -> tuple[str, str, str]:
-        """Return what to read a member from, the root's key in it, and the member's alias."""
-        if member != self.family.root and (edge := self._edge(member)).parent in keyed:
-            matches = _matches("m", edge.columns, "k", edge.parent_columns)
-            return f"{_alias(edge.parent)} AS k JOIN {name(member)} AS m ON {matches}", "k.root", "m"
-        chain = self._chain(member)
-        return self._joined(chain), f'r."{self.key}"', f"m{len(chain)}" if chain else "r"
+    def delete_range(self, after: Sequence[str] | None, end: Sequence[str] | None, before: datetime | None) -> str:
+        """Delete the old rows of a plain family between two of its places, and return them as `delete` does."""
+        table = self.catalog.table(self.family.root, self.family.root)
+        names = ", ".join(f'r."{column}"' for column in self.order)
+        limits = "".join(
+            f" AND ({names}) {operator} ({self._place(place)})"
+            for operator, place in ((">", after), ("<=", end))
+            if place is not None
+        )
+        taken = ", ".join([f'r."{self.key}"::text', *columns.expressions(table, "r")])
+        eligible = self.eligible.replace("%(before)s", _moment(before))
+        return f"DELETE FROM {name(self.family.root)} AS r {eligible}{limits} RETURNING {taken}"
+
+    def still_referred(self, keyed: Collection[str]) -> str:
+        """Whether some row refers to a deleted row of a `keyed` member below the root."""
+        parts = [
+            f"EXISTS (SELECT FROM {name(edge.child)} AS b JOIN {self._keys(edge.parent)} AS p"
+            f" ON {_matches('b', edge.columns, 'p', edge.parent_columns)})"
+            for edge in self._member_barriers
+            if edge.parent in keyed
+        ]
+        return " OR ".join(parts) or "false"
+
+    def counted(self, statement: str) -> str:
+        """Have a deletion count its rows instead of returning them."""
+        return f"WITH d AS ({statement}) SELECT count(*) FROM d"
+
+    @property
+    def _member_barriers(self) -> list[Edge]:
+        return [edge for edge in self.family.barriers if edge.parent in self.family.members[1:]]
+
+    def _by_list(self, edge: Edge) -> str:
+        """Find a member's rows by lists of one column's values; OFFSET 0 keeps the planner from taking this apart."""
+        pairs = dict(zip(edge.columns, edge.parent_columns, strict=True))
+        group = edge.columns[: edge.columns.index(edge.listed)]
+        grouped = ", ".join(f'"{pairs[column]}"' for column in group)
+        same = _matches("c", group, "g", [pairs[column] for column in group])
+        found = ", ".join(f'c."{column}"' for column in edge.columns)
+        return f"""(
+  SELECT k.root, s.* FROM (
+    SELECT {grouped}, array_agg("{pairs[edge.listed]}") AS list FROM {self._keys(edge.parent)} GROUP BY {grouped}
+  ) AS g CROSS JOIN LATERAL (
+    SELECT {found} FROM {name(edge.child)} AS c WHERE {same} AND c."{edge.listed}" = ANY (g.list) OFFSET 0
+  ) AS s JOIN {self._keys(edge.parent)} AS k ON {_matches("s", edge.columns, "k", edge.parent_columns)} OFFSET 0
+) AS p WHERE {_matches("x", edge.columns, "p", edge.columns)}"""
+
+    def _parent(self, member: str) -> str:
+        """Return the keys by which a member's rows are found, as alias p, and what joins them to alias x."""
+        edge = self._edge(member)
+        return f"{self._keys(edge.parent)} AS p ON {_matches('x', edge.columns, 'p', edge.parent_columns)}"
+
+    def _start(self, *, first: bool) -> str:
+        names = ", ".join(f'p."{column}"' for column in self.order)
+        types = {column.name: column.type for column in self.catalog.columns[self.family.root]}
+        after = ", ".join(f"%(after_{number})s::{types[column]}" for number, column in enumerate(self.order))
+        start = "" if first else f"WHERE ({names}) > ({after})"
+        if self.family.walk:
+            start += f" {'AND' if start else 'WHERE'} {self.family.age.replace('r.', 'p.')} < %(before)s"
+        return start
+
+    def _list(self, roots: Sequence[str]) -> str:
+        texts = ",".join(f'"{_escaped(root)}"' for root in roots)
+        return f"{_literal('{' + texts + '}')}::{self.key_type}[]"
+
+    def _place(self, place: Sequence[str]) -> str:
+        types = {column.name: column.type for column in self.catalog.columns[self.family.root]}
+        return ", ".join(f"{_literal(value)}::{types[column]}" for column, value in zip(self.order, place, strict=True))
 
     def _referred(self, member: str, alias: str) -> str:
-        """List the columns of a member that its children refer to."""
-        wanted = dict.fromkeys(
-            column for edge in self.family.edges if edge.parent == member for column in edge.parent_columns
-        )
+        """List the columns of a member by which other members' rows are found."""
+        edges = (*(self._edge(child) for child in self.family.members[1:]), *self._member_barriers)
+        wanted = dict.fromkeys(column for edge in edges if edge.parent == member for column in edge.parent_columns)
         return ", ".join(f'{alias}."{column}"' for column in wanted or [self.catalog.primary_keys[member][0]])
 
     def count(self, member: str) -> str:
@@ -211,57 +304,12 @@ UNION ALL
             f' WHERE r."{self.key}" = ANY(%(roots)s::{self.key_type}[])'
         )
 
-    def locks(self) -> list[str]:
-        """Lock every row of %(roots)s that a new row could refer to, parents first."""
-        found = []
-        for member in self.family.parents():
-            chain = self._chain(member)
-            alias = "r" if member == self.family.root else f"m{len(chain)}"
-            found.append(
-                f"SELECT count(*) FROM (SELECT FROM {self._joined(chain)}"
-                f' WHERE r."{self.key}" = ANY(%(roots)s::{self.key_type}[]) FOR UPDATE OF {alias}) AS q'
-            )
-        return found
-
-    def delete(self, filled: Iterable[str]) -> str:
-        """Delete %(roots)s with all that hangs off them; for each member: its name, rows, sum of the versions.
-
-        Members that are not `filled` hold no row at all. One statement has one snapshot, so every part sees the rows
-        that the others delete, and children go as well.
-        """
-        members = [member for member in self.family.members if member in set(filled)]
-        wanted = {edge.parent for member in members for edge in self._chain(member)}
-        keys = [self._keys(member) for member in self.family.members if member in wanted]
-        deletions, sums = [], []
-        for number, member in enumerate(reversed(members)):
-            deletions.append(f"d{number} AS (DELETE FROM {name(member)} AS x {self._using(member)})")
-            sums.append(f"SELECT '{member}', count(*), coalesce(sum(v), 0) FROM d{number}")
-        return f"WITH {', '.join([*keys, *deletions])} {' UNION ALL '.join(sums)}"
-
-    def _using(self, member: str) -> str:
-        returned = f"RETURNING {_VERSION.format(alias='x')} AS v"
-        if member == self.family.root:
-            return f'WHERE x."{self.key}" = ANY(%(roots)s::{self.key_type}[]) {returned}'
-        edge = self._edge(member)
-        return (
-            f"USING {_alias(edge.parent)} AS p WHERE {_matches('x', edge.columns, 'p', edge.parent_columns)} {returned}"
-        )
-
     def _keys(self, member: str) -> str:
-        """Collect what the member's children refer to."""
-        taken = self._referred(member, "x")
-        if member == self.family.root:
-            source = f'{name(member)} AS x WHERE x."{self.key}" = ANY(%(roots)s::{self.key_type}[])'
-        else:
-            edge = self._edge(member)
-            source = (
-                f"{name(member)} AS x JOIN {_alias(edge.parent)} AS p"
-                f" ON {_matches('x', edge.columns, 'p', edge.parent_columns)}"
-            )
-        return f"{_alias(member)} AS MATERIALIZED (SELECT {taken} FROM {source})"
+        """Name the temporary table of a member's keys; one member may be of several families."""
+        return f"k_{self.family.root}_{member}".replace(".", "_").replace("public_", "")
 
     def _edge(self, member: str) -> Edge:
-        return next(edge for edge in self.family.edges if edge.child == member)
+        return next(edge for edge in (*self.family.shortcuts, *self.family.edges) if edge.child == member)
 
     def _chain(self, member: str) -> list[Edge]:
         """Edges from the root to a member."""
@@ -288,13 +336,25 @@ def name(table: str) -> str:
     return ".".join(f'"{part}"' for part in table.split(".", 1))
 
 
-def _alias(table: str) -> str:
-    return "k_" + table.replace(".", "_")
-
-
 def _matches(child: str, columns_: Iterable[str], parent: str, parent_columns: Iterable[str]) -> str:
     pairs = zip(columns_, parent_columns, strict=True)
     return " AND ".join(f'{child}."{one}" = {parent}."{other}"' for one, other in pairs)
+
+
+def literals(table: str, rows: Sequence[Sequence[object]]) -> str:
+    """Return what inserts some rows into a table."""
+    if not rows:
+        return f"DELETE FROM {table} WHERE false"
+    values = ", ".join("(" + ", ".join(_literal(str(value)) for value in row) + ")" for row in rows)
+    return f"INSERT INTO {table} VALUES {values}"
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _moment(moment: datetime | None) -> str:
+    return "NULL" if moment is None else f"{_literal(moment.isoformat())}::timestamptz"
 
 
 def _escaped(text: str) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 
 import psycopg
 
+from ops_agent.archive import session
 from ops_agent.archive.manifest import archives
 from ops_agent.archive.restore import Restorer, Source
 from ops_agent.archive.store import Directory
@@ -102,8 +103,13 @@ def one(dsn: str, store: Directory) -> dict[str, Any]:
 
 def restore(cluster: Cluster, store: Directory) -> float:
     source = Source.read(archives(store)[0])
-    with psycopg.connect(cluster.dsn("ours", "postgres")) as connection:
-        restorer = Restorer(connection, [source], lambda _: None)
+    # As `ops-agent archive restore` does.
+    with (
+        session.connect(cluster.dsn("ours"), "the benchmark") as connection,
+        session.connect(cluster.dsn("ours"), "the benchmark") as first,
+        session.connect(cluster.dsn("ours"), "the benchmark") as second,
+    ):
+        restorer = Restorer(connection, [source], lambda _: None, writers=(first, second))
         started = time.monotonic()
         restorer.archive(source)
         seconds = time.monotonic() - started

@@ -1,6 +1,7 @@
 """A vacuum that kills its own process with SIGKILL at one of its steps; before and after each of `STEPS` is one."""
 
 import functools
+import itertools
 import os
 import signal
 from collections.abc import Callable
@@ -8,32 +9,31 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from ops_agent.archive import engine, settle
-from ops_agent.archive.batches import Source
-from ops_agent.archive.delete import Deleter
+from ops_agent.archive import engine, move
+from ops_agent.archive.manifest import Archive
+from ops_agent.archive.move import Mover
 from ops_agent.archive.policy import Policy
+from ops_agent.archive.session import Rows
 from ops_agent.archive.store import Directory
 
 STEPS = [
     (Directory, "publish"),
-    (Directory, "remove"),
     (Directory, "read"),
-    (Source, "slices"),
-    (Deleter, "delete"),
-    (Deleter, "_delete"),
-    (Deleter, "flush"),
-    (settle, "batch"),
+    (Archive, "write"),
+    (Mover, "_keep_roots"),
+    (Mover, "_take"),
+    (Mover, "_refuse_changes"),
+    (Rows, "commit"),
+    (move._Files, "finish"),
 ]
 
 
 def run(dsn: str, destination: Path, step: int) -> None:
     """Run in a child process, for nothing here is undone."""
-    count = 0
+    count = itertools.count(1)
 
     def passed() -> None:
-        nonlocal count
-        count += 1
-        if count == step:
+        if next(count) == step:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def watched(inner: Callable[..., Any]) -> Callable[..., Any]:

@@ -14,8 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from ops_agent.archive import delete, engine, lock, manifest, policy, session, verify
-from ops_agent.archive.export import Writer
+from ops_agent.archive import engine, lock, manifest, move, policy, session, verify
 from ops_agent.archive.lock import HeldError
 from ops_agent.archive.manifest import ArchiveError
 from ops_agent.archive.pace import Length
@@ -160,39 +159,78 @@ def test_child_table_that_appears_meanwhile_is_refused(
 ) -> None:
     fill(history)
     before = rows(admin)
-    prove = Writer.check
+    prove = move.Mover.move
 
-    def migrate(writer: Writer, content: bytes, last: Any) -> None:
-        prove(writer, content, last)
+    def migrate(mover: Any, piece: Any) -> Any:
         admin.execute("CREATE TABLE IF NOT EXISTS task_mood (ti_id uuid REFERENCES task_instance (id), mood text)")
+        return prove(mover, piece)
 
-    monkeypatch.setattr(Writer, "check", migrate)
+    monkeypatch.setattr(move.Mover, "move", migrate)
     with pytest.raises(ArchiveError, match="schema of the database changed"):
         vacuum()
     assert together(rows(admin), archived(store, admin)) == before
 
 
-def test_run_that_is_cleared_after_its_export_stays(
+def test_run_that_is_cleared_after_it_was_found_stays(
     history: History, admin: psycopg.Connection[Any], vacuum: Vacuum, monkeypatch: pytest.MonkeyPatch, store: Directory
 ) -> None:
     old = fill(history)
+    before = rows(admin)
     monkeypatch.setattr(engine, "Length", lambda **_: engine_length(1))
-    prove = delete.Deleter.delete
+    prove = move.Mover.move
 
-    def clear(deleter: Any, slice_: Any, *, durable: bool) -> Any:
-        if str(old[2]) in slice_.roots:
+    def clear(mover: Any, piece: Any) -> Any:
+        if str(old[2]) in piece.roots:
             admin.execute("UPDATE dag_run SET state = 'queued' WHERE id = %s", [old[2]])
-        if str(old[4]) in slice_.roots:
-            admin.execute("UPDATE xcom SET value = '1' WHERE dag_run_id = %s", [old[4]])
-        return prove(deleter, slice_, durable=durable)
+        if str(old[4]) in piece.roots:
+            admin.execute("UPDATE task_instance SET state = 'scheduled' WHERE run_id = 'run_0005'")
+        return prove(mover, piece)
 
-    monkeypatch.setattr(delete.Deleter, "delete", clear)
+    monkeypatch.setattr(move.Mover, "move", clear)
     vacuum(tables=("public.dag_run",))
     assert {old[2], old[4]} <= runs(admin)
     assert old[0] not in runs(admin)
     kept = rows(admin)
     held = archived(store, admin)
     assert not any(kept[table] & held.get(table, {}) for table in kept if table in held)
+    assert sum(map(Counter.total, together(kept, held).values())) == sum(map(Counter.total, before.values()))
+    assert orphans(admin) == []
+
+
+def test_row_that_is_written_while_its_run_is_moved_goes_with_it_or_is_refused(
+    cluster: Cluster,
+    database: str,
+    history: History,
+    admin: psycopg.Connection[Any],
+    vacuum: Vacuum,
+    monkeypatch: pytest.MonkeyPatch,
+    store: Directory,
+) -> None:
+    """One comes to a table that was empty when the vacuum began, one after the run was locked."""
+    history.dag("etl")
+    old = [history.run(Run(logical=300 - number)) for number in range(4)]
+    history.run(Run(ended=1, logical=2))
+    refused = []
+    keep = move.Mover._keep_roots
+
+    def write(mover: Any, piece: Any) -> None:
+        if move.Mover._keep_roots is write and not refused:
+            (task,) = admin.execute("SELECT id FROM task_instance WHERE run_id = 'run_0001'").fetchone() or (None,)
+            history.add("task_instance_note", ti_id=task, content="late")
+        keep(mover, piece)
+        if not refused:
+            with cluster.connect(database) as other:
+                other.execute("SET lock_timeout = '20ms'")
+                try:
+                    History(other).add("dag_run_note", dag_run_id=old[0], content="later")
+                except psycopg.errors.LockNotAvailable as error:
+                    refused.append(error)
+
+    monkeypatch.setattr(move.Mover, "_keep_roots", write)
+    vacuum(tables=("public.dag_run",))
+    assert len(refused) == 1
+    assert not runs(admin) & set(old)
+    assert sum(archived(store, admin)["public.task_instance_note"].values()) == 1
     assert orphans(admin) == []
 
 
@@ -347,9 +385,10 @@ def test_dag_that_is_being_deleted_loses_no_row_of_another(
     vacuum = engine.Vacuum(cluster.dsn(database), store, request, lambda _: None)
     prepare = vacuum._prepare
 
-    def prepare_then_leave(*connections: Any) -> None:
-        prepare(*connections)
+    def prepare_then_leave(reader: Any) -> Any:
+        prepared = prepare(reader)
         thread.start()
+        return prepared
 
     vacuum._prepare = prepare_then_leave  # type: ignore[method-assign]
     vacuum.run()
@@ -415,19 +454,19 @@ def test_postgres_that_dies_in_the_middle_loses_nothing(
     fill(history)
     with cluster.connect(database) as connection:
         before = rows(connection)
-    remove = delete.Deleter._delete
+    finish = move._Files.finish
     monkeypatch.setattr(engine, "Length", lambda **_: engine_length(1))
-    deleted = 0
+    finished = 0
 
-    def crash(deleter: Any, slice_: Any) -> Any:
-        nonlocal deleted
-        found = remove(deleter, slice_)
-        deleted += 1
-        if deleted == 3:
+    def crash(files: Any, family: str, roots: int) -> Any:
+        nonlocal finished
+        found = finish(files, family, roots)
+        finished += 1
+        if finished == 3:
             cluster.crash()
         return found
 
-    monkeypatch.setattr(delete.Deleter, "_delete", crash)
+    monkeypatch.setattr(move._Files, "finish", crash)
     with pytest.raises(psycopg.OperationalError):
         vacuum()
     monkeypatch.undo()
