@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import graphlib
 import queue
-import threading
 import time
 from collections import deque
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -230,7 +229,7 @@ class Vacuum:
         self._length = Length()
         source = Source(reader, statements, self._length, before)
         tables = {name: self.catalog.table(name, statements.family.root) for name in statements.family.members}
-        common = Common(statements, tables, self.archive, self._numbers, before, {}, threading.BoundedSemaphore(1))
+        common = Common(statements, tables, self.archive, self._numbers, before, {})
         movers: queue.SimpleQueue[Mover] = queue.SimpleQueue()
 
         def move(piece: Piece) -> Moved:
@@ -263,7 +262,8 @@ class Vacuum:
                 if self.request.gentle:
                     self.pace.wait(self._last_seconds)
                 coming.add(pool.submit(move, piece))
-            if piece is None or len(coming) > _MOVERS:
+            # One that waits keeps the movers busy; when others suffer there is one at work and none that waits.
+            if piece is None or len(coming) > (0 if self.request.gentle and self.pace.suffering else _MOVERS):
                 done, coming = wait(coming, return_when=FIRST_COMPLETED)
                 for each in done:
                     again.extend(self._moved(each.result(), source))

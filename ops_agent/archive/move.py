@@ -98,10 +98,7 @@ class Numbers:
 
 @dataclass(frozen=True)
 class Common:
-    """What the movers of one family share; `archive` None deletes without keeping anything.
-
-    With `turn` held the server works for one mover; it lets go while its files are flushed, for another's sake.
-    """
+    """What the movers of one family share; `archive` None deletes without keeping anything."""
 
     statements: Statements
     tables: Mapping[str, Table]
@@ -109,7 +106,6 @@ class Common:
     numbers: Numbers
     before: datetime | None
     layouts: dict[str, dict[str, Any]]
-    turn: contextlib.AbstractContextManager[Any]
 
 
 class Mover:
@@ -123,7 +119,6 @@ class Mover:
         self._archive = common.archive
         self._numbers = common.numbers
         self._before = common.before
-        self._turn = common.turn
         self._layouts = common.layouts
         self._batches = 0
         self._busy = 0
@@ -146,15 +141,11 @@ class Mover:
         batch = _Files(self._archive, self._numbers, self._files, self._layouts)
         started = time.monotonic()
         try:
-            with contextlib.ExitStack() as turn:
-                turn.enter_context(self._turn)
-                self._make_key_tables(piece)
-                started = time.monotonic()
-                with self._session.transaction():
-                    rows = self._delete(piece, batch)
-                    self._refuse_changes()
-                    turn.close()
-                    document = batch.finish(self._root, rows.get(self._root, 0))
+            self._make_key_tables(piece)
+            with self._session.transaction():
+                rows = self._delete(piece, batch)
+                self._refuse_changes()
+                document = batch.finish(self._root, rows.get(self._root, 0))
         except _LeftAloneError as error:
             batch.drop()
             if error.again:

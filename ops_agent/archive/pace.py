@@ -29,7 +29,7 @@ SELECT
 class Length:
     """Adapts how much one transaction does, so that it takes about `target` seconds."""
 
-    target: float = 0.15
+    target: float = 0.12
     size: int = 2000
     smallest: int = 50
     largest: int = 50_000
@@ -64,6 +64,7 @@ class Pace:
     usual: float = 0.0
     pause: float = 0.0
     paused_seconds: float = 0.0
+    suffering: bool = False
     _checked: float = field(default=0.0)
     _latencies: deque[float] = field(default_factory=lambda: deque(maxlen=5))
 
@@ -79,8 +80,8 @@ class Pace:
             self._checked = now
             self._latencies.append(self._latency())
             usual = sorted(self._latencies)[len(self._latencies) // 2]
-            suffering = usual > self.usual * self.tolerated + 0.002 or self._behind()
-            self.pause = min(max(self.pause * 2, 0.01), 1.0) if suffering else self.pause / 2
+            self.suffering = usual > self.usual * self.tolerated + 0.002 or self._behind()
+            self.pause = min(max(self.pause * 2, 0.01), 1.0) if self.suffering else self.pause / 2
         pause = min(self.pause, self.longest * transaction_seconds)
         if pause >= 0.005:  # noqa: PLR2004
             time.sleep(pause)
