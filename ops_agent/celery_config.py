@@ -22,14 +22,6 @@ def for_the_fleet(base: Mapping[str, Any]) -> dict[str, Any]:
         "broker_native_delayed_delivery_queue_type": "classic",
         # A task counts as sent when the broker says that it has it, not when its bytes have left for the network.
         "broker_transport_options": {**base.get("broker_transport_options", {}), "confirm_publish": True},
-        # While the broker is away, try until `[celery] operation_timeout`: a timeout alone leaves the task queued, for
-        # the next loop to send. Any other error fails it.
-        "task_publish_retry_policy": {
-            "max_retries": None,
-            "interval_start": 0,
-            "interval_step": 0.2,
-            "interval_max": 1,
-        },
         "imports": (*base.get("imports", ()), "ops_agent.task_exit"),
         # A worker first notes that it has begun a task. While the database is away it waits with that; by default it
         # gives up after three tries at once, and the task it has taken from the queue is queued for ever.

@@ -76,7 +76,7 @@ def run(report: Callable[[float | None], None], resend_after: float | None) -> i
     _end_loop_on_sigterm()
     _tell_progress(report)
     _send_again(resend_after)
-    _try_the_broker_first()
+    _wait_for_the_broker()
     try:
         scheduler_command._run_scheduler_job(  # noqa: SLF001
             Namespace(num_runs=-1, only_idle=False, skip_serve_logs=True)
@@ -167,20 +167,28 @@ def _send_again(resend_after: float | None) -> None:
     CeleryExecutor.try_adopt_task_instances = adopting
 
 
-def _try_the_broker_first() -> None:
-    """Send one task before the others, and leave those for the next loop if it timed out.
+def _wait_for_the_broker() -> None:
+    """Leave tasks queued that the broker could not be given, and try one before the others.
 
-    Each attempt lasts `[celery] operation_timeout`; one for every queued task would make the loop look hung.
+    Stock, the executor fails a task for any error but a timeout. Each timeout lasts `[celery] operation_timeout`: one
+    for every queued task would make the loop look hung.
     """
     from airflow.providers.celery.executors.celery_executor import CeleryExecutor  # noqa: PLC0415
     from airflow.sdk.exceptions import AirflowTaskTimeout  # noqa: PLC0415
+    from kombu.exceptions import OperationalError  # noqa: PLC0415
 
     send = CeleryExecutor._send_workloads_to_celery  # noqa: SLF001
 
     def sending(self: Any, workloads: Any) -> Any:
-        first = send(self, workloads[:1])
-        away = any(isinstance(getattr(result, "exception", None), AirflowTaskTimeout) for _, _, result in first)
-        return [*first, *([] if away or not workloads[1:] else send(self, workloads[1:]))]
+        sent = []
+        for part in filter(None, (workloads[:1], workloads[1:])):
+            for key, arguments, result in send(self, part):
+                if isinstance(getattr(result, "exception", None), OperationalError | OSError):
+                    result.exception = AirflowTaskTimeout(str(result.exception))
+                sent.append((key, arguments, result))
+            if isinstance(getattr(sent[0][2], "exception", None), AirflowTaskTimeout):
+                break
+        return sent
 
     CeleryExecutor._send_workloads_to_celery = sending  # noqa: SLF001
 

@@ -19,10 +19,6 @@ def test_messages_are_confirmed_beside_options_of_airflows_own() -> None:
     assert config["broker_transport_options"] == {"heartbeat": 5, "confirm_publish": True}
 
 
-def test_publishing_tries_until_airflows_timeout_ends_it() -> None:
-    assert celery_config.for_the_fleet({})["task_publish_retry_policy"]["max_retries"] is None
-
-
 def test_quorum_queues_leave_airflows_settings_alone() -> None:
     base = {"task_acks_late": True}
     celery_config.for_the_fleet(base)
