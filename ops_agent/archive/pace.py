@@ -27,11 +27,14 @@ SELECT
 
 @dataclass
 class Length:
-    """Adapts how much one transaction does, so that it takes about `target` seconds."""
+    """Adapts how much one transaction does, so that it takes about `target` seconds.
+
+    Below `smallest` its statements and files cost more than its rows, however long they take.
+    """
 
     target: float = 0.13
     size: int = 2000
-    smallest: int = 50
+    smallest: int = 1000
     largest: int = 50_000
 
     def took(self, weight: int, seconds: float, fixed: float = 0.0) -> None:

@@ -17,7 +17,7 @@ def test_length_shrinks_at_once() -> None:
 
 
 def test_length_is_not_shrunk_by_what_fewer_rows_would_not_shorten() -> None:
-    length = Length(target=0.1, size=1000)
+    length = Length(target=0.1, size=1000, smallest=50)
     for _ in range(30):
         length.took(length.size, 0.5 + length.size * 0.0001, fixed=0.5)
     assert length.size == pytest.approx(500, rel=0.01)
