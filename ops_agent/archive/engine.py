@@ -84,6 +84,8 @@ class Vacuum:
         self._numbers = Numbers()
         self._family_name = ""
         self._last_seconds = 0.0
+        self._maintenance: list[Future[None]] = []
+        self._maintain: Callable[[Mapping[str, int]], None] = lambda _: None
         self._length = Length()
 
     def run(self) -> dict[str, Any]:
@@ -99,9 +101,11 @@ class Vacuum:
                 lists = self._prepare(reader)
                 self.pace = Pace(probe)
                 self.pace.calibrate()
-                with self._sessions(lists) as sessions:
+                with self._sessions(lists) as sessions, self._maintaining():
                     self._move(writer, reader, sessions, families)
-            self._maintain(writer)
+            if self.archive:
+                # Once more, with what maintenance gave back.
+                self.archive.write(dataclasses.replace(self.archive.manifest(), result=self._result()))
             return self._result()
 
     def plan(self) -> dict[str, Any]:
@@ -248,6 +252,7 @@ class Vacuum:
                 self._pieces(pool, move, source)
         self.longest = max(self.longest, source.longest_seconds)
         self._share(time.monotonic() - started, done)
+        self._maintain({name: tally.deleted - done.get(name, 0) for name, tally in self.tallies.items()})
 
     def _pieces(self, pool: ThreadPoolExecutor, move: Callable[[Piece], Moved], source: Source) -> None:
         """Have every piece moved, and what could not be moved as a whole in smaller ones."""
@@ -283,7 +288,7 @@ class Vacuum:
                     return (piece,)
                 self.skipped += 1
             return halves
-        self._length.took(moved.piece.weight, moved.seconds)
+        self._length.took(moved.piece.weight, moved.seconds, moved.fixed)
         self.skipped += moved.busy
         for table, count in moved.rows.items():
             self.tallies.setdefault(table, Tally()).deleted += count
@@ -338,9 +343,26 @@ class Vacuum:
             tables=_in_order(tables),
         )
 
-    def _maintain(self, connection: psycopg.Connection[Any]) -> None:
+    @contextlib.contextmanager
+    def _maintaining(self) -> Iterator[None]:
+        """Maintain the tables of each family that is done, one at a time, while the next family is moved.
+
+        At the end of the block all that was asked for is done, unless it raises.
+        """
+        with session.connect(self.dsn, "maintains") as connection:
+            pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="maintain")
+            self._maintain = lambda deleted: self._maintenance.append(
+                pool.submit(self._maintained, connection, deleted)
+            )
+            try:
+                yield
+                for each in self._maintenance:
+                    each.result()
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _maintained(self, connection: psycopg.Connection[Any], deleted: Mapping[str, int]) -> None:
         """Let the space be used again, and the planner know; with `reclaim` give it back to the disk."""
-        deleted = {name: tally.deleted for name, tally in self.tallies.items()}
         for table in maintain.worthwhile(connection, deleted):
             self.tell({"event": "maintain", "table": table})
             self.reclaimed += maintain.maintain(connection, table, reclaim=self.request.reclaim)

@@ -27,19 +27,28 @@ SELECT
 
 @dataclass
 class Length:
-    """Adapts how much one transaction does, so that it takes about `target` seconds."""
+    """Adapts how much one transaction does, so that it takes about `target` seconds.
 
-    target: float = 0.12
+    Below `smallest` its statements and files cost more than its rows, however long they take.
+    """
+
+    target: float = 0.13
     size: int = 2000
-    smallest: int = 50
+    smallest: int = 1000
     largest: int = 50_000
 
-    def took(self, weight: int, seconds: float) -> None:
-        """Learn from a transaction of `weight` rows; it grows by half at most and shrinks at once."""
+    def took(self, weight: int, seconds: float, fixed: float = 0.0) -> None:
+        """Learn from a transaction of `weight` rows; it grows by half at most and shrinks at once.
+
+        `fixed` is the part of `seconds` that fewer rows would not shorten (flushing files, the commit): the rows get
+        what it leaves, and half of the target at least. Otherwise slow disks would make transactions ever smaller.
+        """
         if weight <= 0 or seconds <= 0:
             return
-        fitting = weight * self.target / seconds
-        if seconds > self.target:
+        target = max(self.target - fixed, self.target / 2)
+        used = max(seconds - fixed, 0.001)
+        fitting = weight * target / used
+        if used > target:
             self.size = int(min(self.size, fitting))
         elif weight >= self.size // 2:
             self.size = int(min(self.size * 1.5, fitting))

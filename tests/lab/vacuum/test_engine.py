@@ -401,6 +401,56 @@ def test_dag_that_is_being_deleted_loses_no_row_of_another(
         assert {text for text in before[table] if "etl" in text} <= set(texts)
 
 
+def test_backfill_that_begins_meanwhile_keeps_its_runs_or_is_refused_them(
+    cluster: Cluster,
+    database: str,
+    history: History,
+    admin: psycopg.Connection[Any],
+    store: Directory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    old = fill(history, count=60)
+    monkeypatch.setattr(engine, "Length", lambda **_: engine_length(10))
+    before = rows(admin)
+    stop = threading.Event()
+    joined: list[int] = []
+    refused: list[psycopg.Error] = []
+
+    def backfill() -> None:
+        # As Airflow does it: a backfill of its own, and runs that are there already become part of it.
+        with cluster.connect(database) as session:
+            writer = History(session)
+            number = writer.add("backfill", dag_id="etl", completed_at=None)
+            # From both ends, so that some are gone and some are not.
+            for run in (run for pair in zip(old, reversed(old), strict=True) for run in pair):
+                if stop.is_set() or run in joined:
+                    continue
+                try:
+                    writer.add("backfill_dag_run", backfill_id=number, dag_run_id=run, sort_ordinal=run)
+                    joined.append(run)
+                except psycopg.errors.ForeignKeyViolation as error:
+                    refused.append(error)
+
+    request = engine.Request(Policy(timedelta(days=90)), "a test", tables=("public.dag_run",), gentle=False)
+    thread = threading.Thread(target=backfill)
+
+    def begin(event: dict[str, Any]) -> None:
+        if event["event"] == "progress" and not thread.ident:
+            thread.start()
+
+    vacuum = engine.Vacuum(cluster.dsn(database), store, request, begin)
+    vacuum.run()
+    stop.set()
+    thread.join()
+    assert joined
+    assert refused
+    assert set(joined) <= runs(admin)
+    assert len(runs(admin)) < len(old)
+    assert orphans(admin) == []
+    after = together(rows(admin), archived(store, admin))
+    assert all(texts <= after[table] for table, texts in before.items())
+
+
 def test_full_disk_loses_nothing(
     cluster: Cluster, database: str, history: History, admin: psycopg.Connection[Any], tmp_path: Path
 ) -> None:

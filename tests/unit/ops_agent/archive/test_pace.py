@@ -16,6 +16,13 @@ def test_length_shrinks_at_once() -> None:
     assert length.size == 1000
 
 
+def test_length_is_not_shrunk_by_what_fewer_rows_would_not_shorten() -> None:
+    length = Length(target=0.1, size=1000, smallest=50)
+    for _ in range(30):
+        length.took(length.size, 0.5 + length.size * 0.0001, fixed=0.5)
+    assert length.size == pytest.approx(500, rel=0.01)
+
+
 def test_length_learns_nothing_from_a_remainder() -> None:
     length = Length(target=0.1, size=1000)
     length.took(10, 0.00001)
