@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,16 @@ def _under_load(address: str, session: requests.Session, event: Callable[[], obj
     return answers
 
 
+@contextmanager
+def _dead(web: Host) -> Iterator[None]:
+    """Kill the api-server, and go on when its port is closed: `stop` waits for the last of its processes."""
+    try:
+        web.check_output(f"systemctl kill --signal=KILL {API_SERVER} && systemctl stop {API_SERVER}")
+        yield
+    finally:
+        web.check_output(f"systemctl start --no-block {API_SERVER}")
+
+
 def test_service_is_enabled_and_its_files_are_closed(host: Host) -> None:
     service = host.service("haproxy")
     assert service.is_running
@@ -137,9 +148,9 @@ def test_requests_are_spread_over_every_web_node(host: Host, fleet: Any) -> None
 
 def test_login_goes_on_at_a_node_that_takes_over(machine: Machine, fleet: Any) -> None:
     """A POST that meets a closed port was not carried out, so it is sent to another server."""
-    machine("web1").check_output(f"systemctl kill --signal=KILL {API_SERVER}")
     login = {"username": "admin", "password": fleet.password}
-    answers = [requests.post(f"{fleet.base_url}/auth/token", json=login, timeout=30).status_code for _ in range(6)]
+    with _dead(machine("web1")):
+        answers = [requests.post(f"{fleet.base_url}/auth/token", json=login, timeout=30).status_code for _ in range(6)]
     assert answers == [201] * 6
 
 
@@ -153,12 +164,8 @@ def test_session_survives_its_web_node(
     for name in ("web2", "web3"):
         say(host, f"set server api_servers/{name} state ready")
     wait_until(lambda: states(host)["web2"] == states(host)["web3"] == "UP", deadline=10, what="web2 and web3 are back")
-    web = machine("web1")
-    try:
-        web.check_output(f"systemctl kill --signal=KILL {API_SERVER} && systemctl stop {API_SERVER}")
+    with _dead(machine("web1")):
         answers = [session.get(url(8080, "/ui/auth/me"), timeout=30) for _ in range(10)]
-    finally:
-        web.check_output(f"systemctl start --no-block {API_SERVER}")
     assert [answer.json()["username"] for answer in answers] == ["admin"] * 10
 
 

