@@ -29,7 +29,8 @@ _ADOPTION_SECONDS = 30.0
 _PREPARE = """
 CREATE TEMP TABLE before AS SELECT coalesce(max(id), 0) AS job FROM public.job;
 CREATE TEMP TABLE old_job AS SELECT id FROM public.job WHERE job_type = 'SchedulerJob' AND state = 'running';
-CREATE TEMP TABLE orphan AS SELECT id FROM public.task_instance WHERE false;
+CREATE TEMP TABLE orphan AS SELECT id FROM public.task_instance
+WHERE state IN ('queued', 'running') AND queued_by_job_id IN (SELECT id FROM old_job);
 """
 # Only the lease that the operator has seen: had it changed hands meanwhile, he would get the opposite of what he wants.
 _ASK = """
@@ -47,9 +48,11 @@ SELECT jsonb_build_object(
   'epoch', epoch, 'holder', holder, 'fenced', fenced_at IS NOT NULL, 'fence', fence
 ) FROM ops.scheduler_lease WHERE lease_group = 'scheduler'
 """
+# The tasks of before the change count too where they are still open: the new scheduler may have adopted them by now.
 _ENDED = """
+DELETE FROM orphan WHERE id NOT IN (SELECT id FROM public.task_instance WHERE state IN ('queued', 'running'));
 INSERT INTO orphan SELECT id FROM public.task_instance
-WHERE state IN ('queued', 'running') AND queued_by_job_id IN (SELECT id FROM old_job);
+WHERE state IN ('queued', 'running') AND queued_by_job_id IN (SELECT id FROM old_job) AND id NOT IN (TABLE orphan);
 """
 # When the old scheduler ended or, where nobody saw it, the last renewal of its lease.
 _END = """
