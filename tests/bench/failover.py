@@ -204,13 +204,13 @@ def measure(names: list[str], rounds: int, samples: dict[str, list[float]]) -> N
     try:
         with Load() as load:
             bench = Bench(database, load, samples)
-            for name in [name for name in names if name in PEERS]:
-                print(name, file=sys.stderr, flush=True)
-                PEERS[name](database, load, rounds, bench.take)
             for number in range(rounds):
                 for name in [name for name in names if name in SCENARIOS]:
                     print(f"round {number + 1}/{rounds}: {name}", file=sys.stderr, flush=True)
                     SCENARIOS[name](bench)
+            for name in [name for name in names if name in PEERS]:
+                print(name, file=sys.stderr, flush=True)
+                PEERS[name](database, load, rounds, bench.take)
             settled(180)
             assert harmed(database, load.began) == []
     finally:

@@ -37,8 +37,7 @@ Environment=AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME=1
 """
 # An adoption each 300 s, by a scheduler that must have missed heartbeats for 30 s; and some patience.
 ADOPTED_SECONDS = 400
-# Each takes as long as that.
-PAIR_ROUNDS = 3
+ADOPTION_EVERY_SECONDS = 300
 
 
 @contextmanager
@@ -109,9 +108,13 @@ def cold(database: Database, load: Load, rounds: int, take: Callable[[str, float
 
 
 def pair(database: Database, _: Load, rounds: int, take: Callable[[str, float], None]) -> None:
-    """Kill one of two and wait until the other takes its job for dead, which is when it adopts its tasks."""
+    """Kill one of two, at any moment between two adoptions, and wait until the other takes its job for dead.
+
+    That is when it adopts the tasks. A round takes 5 to 10 minutes.
+    """
     with stock(database, running=len(SCHEDULERS)):
-        for number in range(min(rounds, PAIR_ROUNDS)):
+        for number in range(rounds):
+            time.sleep(random.uniform(0, ADOPTION_EVERY_SECONDS))  # noqa: S311
             victim = SCHEDULERS[number % len(SCHEDULERS)]
             mine = f"FROM job WHERE job_type = 'SchedulerJob' AND hostname = '{victim}'"
             job = int(database.value(f"SELECT max(id) {mine}"))

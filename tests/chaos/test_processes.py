@@ -1,8 +1,11 @@
 """The scheduler, its keeper, or both die, freeze or hang: another host schedules, and what ran goes on."""
 
+import time
+from collections.abc import Iterator
+
 import pytest
 
-from tests.chaos.lab import Database, health, keeper_pid, scheduler_pid, settled, strike, until
+from tests.chaos.lab import SCHEDULERS, UNIT, Database, health, keeper_pid, scheduler_pid, settled, shell, strike, until
 from tests.chaos.load import Load
 from tests.chaos.recovery import first_task, newest_job, probing
 
@@ -37,6 +40,33 @@ def test_frozen_keeper_and_scheduler_are_replaced_and_killed(database: Database,
     """SIGSTOP for good: the service manager's watchdog ends them; their machine comes back as a standby."""
     active, _ = fail_over(database, load, "kill -STOP {keeper} {scheduler}", 20)
     until(lambda: health(active)["ready"], 60, f"{active} to be a standby")
+
+
+@pytest.fixture
+def unwatched() -> Iterator[None]:
+    """Both keepers without the service manager's watchdog, which would end processes that are stopped."""
+    drop_in = f"/run/systemd/system/{UNIT}.d/unwatched.conf"
+    for host in SCHEDULERS:
+        write = f"mkdir -p $(dirname {drop_in}) && printf '[Service]\\nWatchdogSec=0\\n' >{drop_in}"
+        shell(host, f"{write} && systemctl daemon-reload")
+    yield
+    for host in SCHEDULERS:
+        shell(host, f"rm -f {drop_in}; systemctl daemon-reload")
+
+
+@pytest.mark.usefixtures("unwatched")
+def test_keeper_and_scheduler_frozen_for_60_s_wake_as_a_standby(database: Database, load: Load) -> None:
+    """SIGSTOP, then SIGCONT to the same processes, the scheduler first: it has work in hand and no keeper yet."""
+    active, standby = settled()
+    frozen = [scheduler_pid(active), keeper_pid(active)]
+    began = time.monotonic()
+    fail_over(database, load, "kill -STOP {keeper} {scheduler}", 20)
+    time.sleep(max(0, began + 60 - time.monotonic()))
+    for pid in frozen:
+        shell(active, f"kill -CONT {pid}")
+    until(lambda: health(active)["ready"], 60, f"{active} to be a standby")
+    assert keeper_pid(active) == frozen[1]
+    assert health(standby)["state"] == "active"
 
 
 def test_hung_loop_loses_the_lease(database: Database, load: Load) -> None:
