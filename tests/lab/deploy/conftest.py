@@ -1,11 +1,11 @@
-"""A git repository of DAGs to deploy from; the release that served before a test serves again after it."""
+"""A git repository of DAGs to deploy from; what served before a test serves again after it."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.lab.deploy.deployer import Done, Repository, finish, start
+from tests.lab.deploy.deployer import ROOT, Done, Repository, finish, start
 
 
 @pytest.fixture
@@ -24,7 +24,9 @@ def repository(tmp_path: Path, run_ops: Callable[..., Done], current: Callable[[
     before = current()
     yield Repository(tmp_path)
     left = run_ops("releases", "list", "--format", "json").json()
-    # A test of pruning may have removed it.
-    if left["current"] != before and before in {release["id"] for release in left["releases"]}:
-        back = run_ops("rollback", before, "--yes")
+    if left["current"] != before:
+        # A test of pruning may have removed it.
+        kept = before in {release["id"] for release in left["releases"]}
+        words = ("rollback", before) if kept else ("deploy", str(ROOT / "dags"), "--allow-dirty")
+        back = run_ops(*words, "--yes")
         assert back.code == 0, back.stderr

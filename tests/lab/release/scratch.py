@@ -146,12 +146,16 @@ class Scratch:
         options = f"--share {self.home}/share --cache {self.home}/cache --configuration {self.home}/asked.cfg"
         return json.loads(self.shell(f"python -m ops_agent.main release {options} {shlex.join(words)}"))
 
-    def publish(self, message: str, files: dict[str, str]) -> str:
+    def publish(self, message: str, files: dict[str, str], *, judged: bool = False) -> str:
+        """Make a release of these files, with the gate's report if it is to be judged before; return its name."""
         folder = f"trees/{message}-{time.monotonic_ns()}"
         self.put(folder, files)
-        return str(
-            self.agent("publish", "--tree", f"{self.home}/{folder}", "--author", "t", "--message", message)["release"]
-        )
+        report = []
+        if judged:
+            self.shell(f"python -m ops_agent.main validate {folder} --format json >report.json")
+            report = ["--validation", f"{self.home}/report.json"]
+        words = ("publish", "--tree", f"{self.home}/{folder}", "--author", "t", "--message", message)
+        return str(self.agent(*words, *report)["release"])
 
     def serve(self, release: str) -> None:
         """Do what `ops deploy` does from a published release on."""
