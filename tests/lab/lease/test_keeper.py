@@ -80,7 +80,7 @@ def test_lease_is_handed_over_and_back_again(cluster: Cluster, pair: tuple[Runni
         cluster.admin("DELETE FROM task_instance")
         until(lambda active=active: written(cluster, active.host))
         cluster.ask("ops", "SELECT ops.hand_over(%s, 'test')", standby.host)
-        assert_taken_over(cluster, active, standby, "free")
+        assert_taken_over(cluster, active, standby, "test")
 
 
 def test_restarted_database_keeps_the_active_one_active(cluster: Cluster, pair: tuple[Running, Running]) -> None:
