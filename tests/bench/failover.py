@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 DEADLINE_SECONDS = 60
 PROBE_EVERY_SECONDS = 0.25
 COST_SECONDS = 10
+# Until the load's first runs, which all start at once, have ended: what is measured is a fleet in the midst of work.
+STEADY_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -204,6 +206,7 @@ def measure(names: list[str], rounds: int, samples: dict[str, list[float]]) -> N
     try:
         with Load() as load:
             bench = Bench(database, load, samples)
+            time.sleep(STEADY_SECONDS)
             for number in range(rounds):
                 for name in [name for name in names if name in SCENARIOS]:
                     print(f"round {number + 1}/{rounds}: {name}", file=sys.stderr, flush=True)
