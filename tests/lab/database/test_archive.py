@@ -1,8 +1,12 @@
 """Archiving on the fleet: a run leaves the database, can be read, and comes back into the UI; and the night does it."""
 
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +22,10 @@ testinfra_hosts = ["ansible://database"]
 DAG = "fleet_check"
 HOME = "/var/lib/metadata-archive"
 STATE = f"{HOME}/state"
+ROOT = Path(__file__).parents[3]
+# A name of its own each time: what earlier runs archived stays in the archives.
+EVENT = f"killed_ops_{time.time_ns()}"
+OLD_ROWS = 600_000
 Ops = Callable[..., Answer]
 
 
@@ -111,6 +119,35 @@ def test_only_one_at_a_time_may_change_the_metadata(inventory: Inventory, ops: O
         refused = ops("vacuum", "--yes")
     assert refused.code == 5
     assert "has run ops archive restore since" in refused.stderr
+
+
+@pytest.fixture
+def old_rows(host: Machine) -> Iterator[Callable[[], int]]:
+    """Give the audit log old rows; return how many of them are left."""
+    superuser(
+        host,
+        "INSERT INTO log (dttm, event, owner)"
+        f" SELECT now() - interval '2 years' - n * interval '1 s', '{EVENT}', 'test'"
+        f" FROM generate_series(1, {OLD_ROWS}) AS n",
+    )
+    yield lambda: int(superuser(host, f"SELECT count(*) FROM log WHERE event = '{EVENT}'")[0])
+    superuser(host, f"DELETE FROM log WHERE event = '{EVENT}'")
+
+
+def test_killed_ops_loses_no_row_and_the_next_one_goes_on(
+    host: Machine, ops: Ops, old_rows: Callable[[], int], wait_until: Callable[..., Any]
+) -> None:
+    words = ("vacuum", "--older-than", "700d", "--tables", "log", "--yes", "--format", "json")
+    command = [str(Path(sys.executable).with_name("ops")), *words]
+    with subprocess.Popen(command, env=os.environ | {"OPS_HOME": str(ROOT)}, stdout=subprocess.PIPE) as process:
+        wait_until(lambda: old_rows() < OLD_ROWS, deadline=60, what="the first rows to be gone", every=0.1)
+        assert process.poll() is None, "it was over before it could be killed"
+        process.kill()
+    wait_until(lambda: host.run("pgrep -f '[o]ps-agent vacuum'").rc == 1, deadline=60, what="the engine to end")
+    again = ops(*words)
+    assert (again.code, old_rows()) == (0, 0), again.stderr
+    count = f"SELECT count(*) AS rows, count(DISTINCT id) AS ids FROM log WHERE event = '{EVENT}'"
+    assert ops("archive", "query", count, "--format", "json").json() == {"rows": OLD_ROWS, "ids": OLD_ROWS}
 
 
 def test_night_vacuums_by_itself_and_tells_prometheus_and_status(host: Machine, ops: Ops) -> None:
