@@ -42,16 +42,24 @@ def test_frozen_keeper_and_scheduler_are_replaced_and_killed(database: Database,
     until(lambda: health(active)["ready"], 60, f"{active} to be a standby")
 
 
+def restart_both() -> None:
+    """Restart the keepers, the standby first: the active one hands over to it."""
+    for host in reversed(settled()):
+        shell(host, f"systemctl daemon-reload && systemctl restart {UNIT}", timeout=120)
+        settled()
+
+
 @pytest.fixture
 def unwatched() -> Iterator[None]:
     """Both keepers without the service manager's watchdog, which would end processes that are stopped."""
     drop_in = f"/run/systemd/system/{UNIT}.d/unwatched.conf"
     for host in SCHEDULERS:
-        write = f"mkdir -p $(dirname {drop_in}) && printf '[Service]\\nWatchdogSec=0\\n' >{drop_in}"
-        shell(host, f"{write} && systemctl daemon-reload")
+        shell(host, f"mkdir -p $(dirname {drop_in}) && printf '[Service]\\nWatchdogSec=0\\n' >{drop_in}")
+    restart_both()
     yield
     for host in SCHEDULERS:
-        shell(host, f"rm -f {drop_in}; systemctl daemon-reload")
+        shell(host, f"rm -f {drop_in}")
+    restart_both()
 
 
 @pytest.mark.usefixtures("unwatched")

@@ -28,6 +28,7 @@ def test_head_is_deployed_when_it_moved_and_tried_once(
         words = ("--git-url", f"file://{repository.dags}", "--git-ref", "main", "--if-moved", str(tmp_path / "head"))
         return run_ops("deploy", ".", "--yes", *words)
 
+    repository.write(followed="# No DAG, but another release.\n")
     first = look()
     assert first.code == 0, first.stderr
     served = current()

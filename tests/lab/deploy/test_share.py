@@ -71,15 +71,18 @@ def test_worker_without_its_mount_runs_what_it_has_and_is_named(
     refused: Callable[[str], None], machine: Machine, run_ops: Callable[..., Done], wait_until: Wait
 ) -> None:
     worker = machine("worker-io1")
-    worker.check_output(f"systemctl mask --runtime --now {UNIT}")
+    # Its target upholds it: stopped alone, it would be back at once.
+    drop_in = f"/run/systemd/system/{UNIT}.d/away.conf"
+    forbid = f"mkdir -p $(dirname {drop_in}) && printf '[Unit]\\nConditionPathExists=/nowhere\\n' >{drop_in}"
+    worker.check_output(f"{forbid} && systemctl daemon-reload && systemctl stop {UNIT}")
     try:
         wait_until(lambda: worker.run(f"findmnt {SHARE}").rc != 0, deadline=30, what="the mount to be gone")
         status = run_ops("status", "--format", "json")
         assert status.code == 4
-        assert any(line.startswith("worker-io1: the DAG share is not mounted") for line in status.json()["problems"])
+        assert any(line.startswith(f"worker-io1: {UNIT} is ") for line in status.json()["problems"]), status.stdout
         refused("not every host can serve")
     finally:
-        worker.check_output(f"systemctl unmask --runtime {UNIT} && systemctl start {UNIT}")
+        worker.check_output(f"rm {drop_in} && systemctl daemon-reload && systemctl start {UNIT}")
     wait_until(lambda: worker.run(f"findmnt {SHARE}").rc == 0, deadline=30, what="the mount to be back")
 
 
