@@ -42,7 +42,7 @@ def test_head_is_deployed_when_it_moved_and_tried_once(
     assert "broken_story.py:" in refused.stderr
     assert "is not tried again" in again.stderr
     (repository.dags / "broken_story.py").unlink()
-    repository.commit("Mend it")
+    repository.write(mended="# No DAG either.\n")
     assert look().code == 0
     assert current() != served
 
