@@ -16,9 +16,12 @@ from tests.bench.deploy import trees
 from tests.lab.release import scratch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from testinfra.host import Host
 
-RUNS = 5
+# As many as its Airflow runs tasks at a time: each holds one until the change is there.
+RUNS = 4
 DEADLINE_SECONDS = 900
 IN_FLIGHT = """
 import os, time
@@ -128,24 +131,25 @@ def _measure(airflow: Stock | Ours) -> Outcome:
     # Stock looks for new files every five minutes; what is measured is a change of known ones.
     airflow.kill("dag-processor")
     airflow.run("dag-processor")
-    _until(airflow, "SELECT count(*) FROM dag", trees.FILES + 1)
+    _until("DAGs", trees.FILES + 1, lambda: int(airflow.ask("SELECT count(*) FROM dag")[0]))
     for number in range(RUNS):
         airflow.trigger("in_flight", f"run{number}")
-    while sum(len(airflow.told("in_flight", f"run{number}")) for number in range(RUNS)) < RUNS:
-        time.sleep(1)
+    _until("runs that have begun", RUNS, lambda: sum(len(airflow.told("in_flight", f"run{n}")) for n in range(RUNS)))
     changed = {f"bench_{number:03}.py": trees.text(number, "new") for number in range(trees.CHANGED)}
     started = airflow.bring(changed | {"in_flight.py": IN_FLIGHT.format(home=airflow.home, version="new")})
-    _until(airflow, "SELECT count(*) FROM dag_tag WHERE name = 'new'", trees.CHANGED)
+    seen = "SELECT count(*) FROM dag_tag WHERE name = 'new'"
+    _until("changed DAGs", trees.CHANGED, lambda: int(airflow.ask(seen)[0]))
     visible = time.monotonic() - started
     airflow.shell("touch out/go")
-    _until(airflow, "SELECT count(*) FROM dag_run WHERE state IN ('success', 'failed')", RUNS)
+    over = "SELECT count(*) FROM dag_run WHERE state IN ('success', 'failed')"
+    _until("runs that are over", RUNS, lambda: int(airflow.ask(over)[0]))
     mixed = sum(len(set(airflow.told("in_flight", f"run{number}"))) > 1 for number in range(RUNS))
     return Outcome(visible, mixed)
 
 
-def _until(airflow: Stock | Ours, statement: str, count: int) -> None:
+def _until(what: str, count: int, seen: Callable[[], int]) -> None:
     end = time.monotonic() + DEADLINE_SECONDS
-    while int(airflow.ask(statement)[0]) < count:
+    while seen() < count:
         if time.monotonic() > end:
-            sys.exit(f"{statement}: not {count} within {DEADLINE_SECONDS} s")
+            sys.exit(f"side by side: not {count} {what} within {DEADLINE_SECONDS} s")
         time.sleep(0.2)
