@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import graphlib
 import queue
+import threading
 import time
 from collections import deque
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from ops_agent.archive.store import Store
 
 _DAGS_AT_ONCE = 50
-# Two: while one waits for its files and its commit, the database works for the other.
+# While one waits for its files and its commit, the database works for the other; never for both, which was slower.
 _MOVERS = 2
 # What it does on two cores of 2024; only to say in advance about how long it will take.
 _USUAL_ROWS_PER_S = 60_000
@@ -84,8 +85,7 @@ class Vacuum:
         self._numbers = Numbers()
         self._family_name = ""
         self._last_seconds = 0.0
-        self._maintenance: list[Future[None]] = []
-        self._maintain: Callable[[Mapping[str, int]], None] = lambda _: None
+        self._moving_seconds = 0.0
         self._length = Length()
 
     def run(self) -> dict[str, Any]:
@@ -101,8 +101,9 @@ class Vacuum:
                 lists = self._prepare(reader)
                 self.pace = Pace(probe)
                 self.pace.calibrate()
-                with self._sessions(lists) as sessions, self._maintaining():
+                with self._sessions(lists) as sessions:
                     self._move(writer, reader, sessions, families)
+            self._maintain(writer)
             if self.archive:
                 # Once more, with what maintenance gave back.
                 self.archive.write(dataclasses.replace(self.archive.manifest(), result=self._result()))
@@ -233,7 +234,8 @@ class Vacuum:
         self._length = Length()
         source = Source(reader, statements, self._length, before)
         tables = {name: self.catalog.table(name, statements.family.root) for name in statements.family.members}
-        common = Common(statements, tables, self.archive, self._numbers, before, {})
+        turn = threading.Lock()
+        common = Common(statements, tables, self.archive, self._numbers, before, {}, turn)
         movers: queue.SimpleQueue[Mover] = queue.SimpleQueue()
 
         def move(piece: Piece) -> Moved:
@@ -252,7 +254,6 @@ class Vacuum:
                 self._pieces(pool, move, source)
         self.longest = max(self.longest, source.longest_seconds)
         self._share(time.monotonic() - started, done)
-        self._maintain({name: tally.deleted - done.get(name, 0) for name, tally in self.tallies.items()})
 
     def _pieces(self, pool: ThreadPoolExecutor, move: Callable[[Piece], Moved], source: Source) -> None:
         """Have every piece moved, and what could not be moved as a whole in smaller ones."""
@@ -343,39 +344,25 @@ class Vacuum:
             tables=_in_order(tables),
         )
 
-    @contextlib.contextmanager
-    def _maintaining(self) -> Iterator[None]:
-        """Maintain the tables of each family that is done, one at a time, while the next family is moved.
-
-        At the end of the block all that was asked for is done, unless it raises.
-        """
-        with session.connect(self.dsn, "maintains") as connection:
-            pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="maintain")
-            self._maintain = lambda deleted: self._maintenance.append(
-                pool.submit(self._maintained, connection, deleted)
-            )
-            try:
-                yield
-                for each in self._maintenance:
-                    each.result()
-            finally:
-                pool.shutdown(cancel_futures=True)
-
-    def _maintained(self, connection: psycopg.Connection[Any], deleted: Mapping[str, int]) -> None:
+    def _maintain(self, connection: psycopg.Connection[Any]) -> None:
         """Let the space be used again, and the planner know; with `reclaim` give it back to the disk."""
+        self._moving_seconds = time.monotonic() - self._started
+        deleted = {name: tally.deleted for name, tally in self.tallies.items()}
         for table in maintain.worthwhile(connection, deleted):
             self.tell({"event": "maintain", "table": table})
             self.reclaimed += maintain.maintain(connection, table, reclaim=self.request.reclaim)
 
     def _result(self) -> dict[str, Any]:
         seconds = time.monotonic() - self._started
+        moving = self._moving_seconds or seconds
         deleted = sum(tally.deleted for tally in self.tallies.values())
         return {
             "archive_id": self.archive.archive_id if self.archive else None,
             "tables": [{"name": name, **dataclasses.asdict(tally)} for name, tally in self.tallies.items()],
             "longest_transaction_s": round(self.longest, 3),
-            "rows_per_s": round(deleted / seconds) if seconds else 0,
+            "rows_per_s": round(deleted / moving),
             "seconds": round(seconds, 3),
+            "maintained_s": round(seconds - moving, 3),
             "paused_s": round(self.pace.paused_seconds, 3),
             "skipped": self.skipped,
             "reclaimed_bytes": self.reclaimed,

@@ -102,7 +102,10 @@ class Numbers:
 
 @dataclass(frozen=True)
 class Common:
-    """What the movers of one family share; `archive` None deletes without keeping anything."""
+    """What the movers of one family share; `archive` None deletes without keeping anything.
+
+    With `turn` held the database works for one mover; it lets go while its files are made durable, for another's sake.
+    """
 
     statements: Statements
     tables: Mapping[str, Table]
@@ -110,6 +113,7 @@ class Common:
     numbers: Numbers
     before: datetime | None
     layouts: dict[str, dict[str, Any]]
+    turn: contextlib.AbstractContextManager[Any]
 
 
 class Mover:
@@ -124,6 +128,7 @@ class Mover:
         self._numbers = common.numbers
         self._before = common.before
         self._layouts = common.layouts
+        self._turn = common.turn
         self._batches = 0
         self._busy = 0
         self._root = common.statements.family.root
@@ -145,12 +150,16 @@ class Mover:
         batch = _Files(self._archive, self._numbers, self._files, self._layouts)
         started = time.monotonic()
         try:
-            self._make_key_tables(piece)
-            with self._session.transaction():
-                rows = self._delete(piece, batch)
-                self._refuse_changes()
-                read = time.monotonic()
-                document = batch.finish(self._root, rows.get(self._root, 0))
+            with contextlib.ExitStack() as turn:
+                turn.enter_context(self._turn)
+                self._make_key_tables(piece)
+                started = time.monotonic()
+                with self._session.transaction():
+                    rows = self._delete(piece, batch)
+                    self._refuse_changes()
+                    turn.close()
+                    read = time.monotonic()
+                    document = batch.finish(self._root, rows.get(self._root, 0))
         except _LeftAloneError as error:
             batch.drop()
             if error.again:
