@@ -110,6 +110,10 @@ def test_spare_machines_know_their_names_and_reach_each_other(spare: SpareLab) -
     assert "1 received" in spare.shell("spare1", f"sudo ping -c1 {ADDRESSES['spare2']}")
 
 
+def test_spare_machines_may_use_every_core(spare: SpareLab) -> None:
+    assert [spare.shell(name, "nproc") for name in ADDRESSES] == [str(os.cpu_count())] * len(ADDRESSES)
+
+
 def test_killed_nspawn_boots_again_and_disturbs_nobody(spare: SpareLab) -> None:
     spare.shell("spare1", "echo kept | sudo tee /root/mark; sync")
     with undisturbed(spare, "spare2"):
