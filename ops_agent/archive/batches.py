@@ -24,14 +24,14 @@ _LONGEST_READ_SECONDS = 0.1
 class Piece:
     """Some old rows of one family, `weight` roughly, with all that hangs off them.
 
-    Either `roots` names them, or they are the plain family's rows after one place of its order up to another; None is
-    its beginning or end.
+    Either `roots` names them, or they are the plain family's rows after one place of `Statements.along` up to another;
+    None is its beginning or end.
     """
 
     weight: int
     roots: tuple[str, ...] | None = None
-    after: tuple[str, ...] | None = None
-    end: tuple[str, ...] | None = None
+    after: str | None = None
+    end: str | None = None
 
     def halves(self) -> tuple[Piece, ...]:
         """Split a piece of several roots in two; nothing is left of a single root."""
@@ -70,11 +70,7 @@ class Source:
 
     def named(self, piece: Piece) -> Piece:
         """Return a piece of a plain family by its rows' keys."""
-        values = {
-            "before": self.before,
-            "after": None if piece.after is None else list(piece.after),
-            "end": None if piece.end is None else list(piece.end),
-        }
+        values = {"before": self.before, "after": piece.after, "end": piece.end}
         found = tuple(key for (key,) in self.connection.execute(self.statements.within(), values))
         return Piece(len(found), found)
 
@@ -107,15 +103,15 @@ class Source:
             yield tuple(group), total
 
     def _ranges(self) -> Iterator[Piece]:
-        after: list[str] | None = None
+        after: str | None = None
         while True:
-            wanted = self.length.size
+            limit = self.length.size
             started = time.monotonic()
-            values = self._values(after, wanted)
-            found = self.connection.execute(self.statements.place(first=after is None), values).fetchone()
+            values = {"before": self.before, "after": after, "limit": limit}
+            found = self.connection.execute(self.statements.place(), values).fetchone()
             self.longest_seconds = max(self.longest_seconds, time.monotonic() - started)
             end = found[0] if found else None
-            yield Piece(wanted, None, tuple(after) if after else None, tuple(end) if end else None)
+            yield Piece(limit, None, after, end)
             if end is None:
                 return
             after = end

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _ROW_GROUP_BYTES = 32 << 20
 _SAMPLE_ROWS = 2000
-LEVEL = 3
+LEVEL = 1
 
 
 @dataclass

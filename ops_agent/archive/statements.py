@@ -74,7 +74,7 @@ class Statements:
     @cached_property
     def key_type(self) -> str:
         """Its type."""
-        return next(column.type for column in self.catalog.columns[self.family.root] if column.name == self.key)
+        return self._type(self.key)
 
     @property
     def order(self) -> tuple[str, ...]:
@@ -128,25 +128,32 @@ SELECT NULL, NULL, (SELECT ARRAY[{last}] FROM page AS r)
 UNION ALL
 (SELECT r."{self.key}"::text, {weight}, NULL FROM page AS r {self.eligible if wholly else self.old} ORDER BY {keys})"""
 
-    def place(self, *, first: bool) -> str:
-        """Find where the %(limit)s-th row further on is, if there are so many; parameters as for `page`."""
-        names = ", ".join(f'p."{column}"' for column in self.order)
-        texts = ", ".join(f'p."{column}"::text' for column in self.order)
+    @property
+    def along(self) -> str:
+        """Column along which the ranges of a plain family lie; rows that agree in it are in the same one."""
+        return self.family.walk or self.key
+
+    def place(self) -> str:
+        """Find the end of a range of %(limit)s rows after the place %(after)s (NULL is the beginning), if it has them.
+
+        By the index alone: `along` is all that is asked for.
+        """
+        column = f'p."{self.along}"'
+        age = self.family.age.replace("r.", "p.")
+        old = f" AND {age} < %(before)s" if self.family.walk else ""
         return (
-            f"SELECT ARRAY[{texts}] FROM {name(self.family.root)} AS p {self._start(first=first)}"
-            f" ORDER BY {names} OFFSET %(limit)s - 1 LIMIT 1"
+            f"SELECT {column}::text FROM {name(self.family.root)} AS p"
+            f" WHERE (%(after)s::text IS NULL OR {column} > %(after)s::{self._type(self.along)}){old}"
+            f" ORDER BY {column} OFFSET %(limit)s - 1 LIMIT 1"
         )
 
     def within(self) -> str:
-        """Name the rows of a plain family from %(after)s to %(end)s, each an array of texts or NULL."""
-        names = ", ".join(f'r."{column}"' for column in self.order)
-        types = {column.name: column.type for column in self.catalog.columns[self.family.root]}
-        limits = ""
-        for operator, place in ((">", "after"), ("<=", "end")):
-            parts = ", ".join(
-                f"(%({place})s::text[])[{number}]::{types[column]}" for number, column in enumerate(self.order, 1)
-            )
-            limits += f" AND (%({place})s::text[] IS NULL OR ({names}) {operator} ({parts}))"
+        """Name the rows of a plain family after the place %(after)s up to %(end)s, each a text or NULL."""
+        column = f'r."{self.along}"'
+        limits = "".join(
+            f" AND (%({place})s::text IS NULL OR {column} {operator} %({place})s::{self._type(self.along)})"
+            for operator, place in ((">", "after"), ("<=", "end"))
+        )
         return f'SELECT r."{self.key}"::text FROM {name(self.family.root)} AS r {self.eligible}{limits}'
 
     def existing(self) -> str:
@@ -221,12 +228,11 @@ UNION ALL
         taken = ", ".join(["p.root::text", *columns.expressions(table, "x")])
         return f"DELETE FROM {name(member)} AS x USING {using} RETURNING {taken}"
 
-    def delete_range(self, after: Sequence[str] | None, end: Sequence[str] | None, before: datetime | None) -> str:
-        """Delete the old rows of a plain family between two of its places, and return them as `delete` does."""
+    def delete_range(self, after: str | None, end: str | None, before: datetime | None) -> str:
+        """Delete the old rows of a plain family after one place up to another, and return them as `delete` does."""
         table = self.catalog.table(self.family.root, self.family.root)
-        names = ", ".join(f'r."{column}"' for column in self.order)
         limits = "".join(
-            f" AND ({names}) {operator} ({self._place(place)})"
+            f' AND r."{self.along}" {operator} {_literal(place)}::{self._type(self.along)}'
             for operator, place in ((">", after), ("<=", end))
             if place is not None
         )
@@ -274,8 +280,7 @@ UNION ALL
 
     def _start(self, *, first: bool) -> str:
         names = ", ".join(f'p."{column}"' for column in self.order)
-        types = {column.name: column.type for column in self.catalog.columns[self.family.root]}
-        after = ", ".join(f"%(after_{number})s::{types[column]}" for number, column in enumerate(self.order))
+        after = ", ".join(f"%(after_{number})s::{self._type(column)}" for number, column in enumerate(self.order))
         start = "" if first else f"WHERE ({names}) > ({after})"
         if self.family.walk:
             start += f" {'AND' if start else 'WHERE'} {self.family.age.replace('r.', 'p.')} < %(before)s"
@@ -285,9 +290,8 @@ UNION ALL
         texts = ",".join(f'"{_escaped(root)}"' for root in roots)
         return f"{_literal('{' + texts + '}')}::{self.key_type}[]"
 
-    def _place(self, place: Sequence[str]) -> str:
-        types = {column.name: column.type for column in self.catalog.columns[self.family.root]}
-        return ", ".join(f"{_literal(value)}::{types[column]}" for column, value in zip(self.order, place, strict=True))
+    def _type(self, column: str) -> str:
+        return next(each.type for each in self.catalog.columns[self.family.root] if each.name == column)
 
     def _referred(self, member: str, alias: str) -> str:
         """List the columns of a member by which other members' rows are found."""

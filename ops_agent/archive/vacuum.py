@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ops_agent.archive import runs
+from ops_agent.archive import pace, runs
 from ops_agent.archive import settings as settings_file
 from ops_agent.archive.manifest import ArchiveError
 from ops_agent.archive.store import open_store
@@ -64,6 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         settings = settings_file.load(arguments.archive_settings)
         settings_file.become(settings.user)
+        pace.step_back()
         os.environ.update(settings.environment)
         result = _vacuum(arguments, settings)
         code = 0
