@@ -32,11 +32,11 @@ def hold(connection: Any, who: str) -> Iterator[None]:
     Raises HeldError if another session has it.
     """
     connection.execute("SELECT set_config('application_name', %s, false)", [f"ops-agent: {who}"[:63]])
-    taken = connection.execute("SELECT pg_try_advisory_lock(%s)", [KEY]).fetchone()
-    if not taken or not taken[0]:
-        holder = connection.execute(_HOLDER, [KEY]).fetchone() or ("somebody", "just now")
-        connection.rollback()
-        raise HeldError(f"{holder[0].removeprefix('ops-agent: ')} has been at it since {holder[1]}")
+    # A holder who went between the two statements holds nothing any more.
+    while not connection.execute("SELECT pg_try_advisory_lock(%s)", [KEY]).fetchone()[0]:
+        if holder := connection.execute(_HOLDER, [KEY]).fetchone():
+            connection.rollback()
+            raise HeldError(f"{holder[0].removeprefix('ops-agent: ')} has been at it since {holder[1]}")
     # Session-level: it outlasts this transaction.
     connection.commit()
     try:

@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,14 @@ BUSY = "UPDATE dag_run SET last_scheduling_decision = now() WHERE end_date > now
 
 def runs(connection: psycopg.Connection[Any]) -> set[int]:
     return {found for (found,) in connection.execute("SELECT id FROM dag_run")}
+
+
+def sessions(connection: psycopg.Connection[Any]) -> list[int]:
+    """Sessions of vacuums in this test's database."""
+    query = (
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'ops-agent:%'"
+    )
+    return [pid for (pid,) in connection.execute(query)]
 
 
 def fill(history: History, count: int = 6, **changes: Any) -> list[int]:
@@ -68,6 +77,18 @@ def test_old_runs_with_all_that_hangs_off_them_are_moved(
     assert [archive.manifest().state for archive in manifest.archives(store)] == ["complete"]
     assert verify.verify(manifest.archives(store)[0]).problems == []
     assert admin.execute("SELECT count(*) FROM log").fetchone() == (2,)
+
+
+def test_rows_of_one_instant_go_however_many_they_are(
+    admin: psycopg.Connection[Any], vacuum: Vacuum, store: Directory
+) -> None:
+    several = Length().size * 2
+    for days, count in ((200, 10), (150, several), (100, several // 3), (1, 10)):
+        admin.execute("INSERT INTO log (dttm, event) SELECT %s, 'e' FROM generate_series(1, %s)", [ago(days), count])
+    before = rows(admin)
+    vacuum()
+    assert together(rows(admin), archived(store, admin)) == before
+    assert admin.execute("SELECT count(*) FROM log").fetchone() == (10,)
 
 
 @pytest.mark.parametrize(
@@ -472,7 +493,13 @@ def test_full_disk_loses_nothing(
 
 
 def test_kill_at_any_step_loses_nothing_and_leaves_nothing_twice(
-    cluster: Cluster, database: str, history: History, admin: psycopg.Connection[Any], vacuum: Vacuum, store: Directory
+    cluster: Cluster,
+    database: str,
+    history: History,
+    admin: psycopg.Connection[Any],
+    vacuum: Vacuum,
+    store: Directory,
+    wait_until: Callable[..., Any],
 ) -> None:
     """After each kill the next vacuum goes on; every row is in one place, at every step there is."""
     history.dag("etl")
@@ -489,6 +516,8 @@ def test_kill_at_any_step_loses_nothing_and_leaves_nothing_twice(
         if child.exitcode == 0:
             break
         assert child.exitcode == -signal.SIGKILL, f"step {step}"
+        # The server finds out some time later; until then its sessions hold the lock.
+        wait_until(lambda: sessions(admin) == [], deadline=30, what="the server to end the sessions of the killed one")
         kept = rows(admin)
         assert all(kept.get(table, Counter()) <= before[table] for table in kept)
         vacuum()
