@@ -56,12 +56,14 @@ test-chaos: .venv/.locked ## the failure stories of schedulers and deploys on th
 	timeout --signal INT 1800 pytest -q tests/chaos
 	timeout --signal INT 1800 pytest -q -m story tests/lab
 
-test-bench: lab ## the figures the README quotes, but for the lab's own build time, about two hours
+test-bench: lab ## the figures the README quotes, but for the lab's own build time, about two and a half hours
 	python -m tests.bench.memory
 	python -m tests.bench.chain_hop
 	python -m tests.bench.slots
 	python -m tests.bench.converge
+	python -m tests.bench.deploy
 	python -m tests.bench.failover
+	python -m tests.bench.vacuum.bench
 
 bench-lab: .venv/.locked ## time `make lab` from nothing and with caches; removes the lab and its caches
 	python -m tests.bench.lab

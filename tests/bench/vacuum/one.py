@@ -1,4 +1,7 @@
-"""One vacuum in a process of its own, so that its memory can be told: `one DSN STORE` prints its result as JSON."""
+"""One vacuum in a process of its own, so that its memory can be told.
+
+`one DSN [STORE]` prints its result as JSON; without a store nothing is archived.
+"""
 
 import json
 import resource
@@ -6,14 +9,16 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
-from ops_agent.archive import engine
+from ops_agent.archive import engine, pace
 from ops_agent.archive.policy import Policy
 from ops_agent.archive.store import Directory
 
 
 def main() -> None:
+    pace.step_back()
     request = engine.Request(Policy(timedelta(days=90)), "the benchmark")
-    vacuum = engine.Vacuum(sys.argv[1], Directory(Path(sys.argv[2])), request, lambda _: None)
+    store = Directory(Path(sys.argv[2])) if sys.argv[2:] else None
+    vacuum = engine.Vacuum(sys.argv[1], store, request, lambda _: None)
     result = vacuum.run()
     lengths = sorted(vacuum.transactions)
     result["p99_transaction_s"] = lengths[int(len(lengths) * 0.99)]
