@@ -72,7 +72,8 @@ bench-lab: .venv/.locked ## time `make lab` from nothing and with caches; remove
 	python -m tests.bench.lab
 
 lock: .venv/.locked ## resolve the locks again: the control node's, Airflow's and the archive's
-	uv pip compile --quiet --python-version 3.11 --custom-compile-command 'make lock' --output-file requirements.txt requirements.in
+	uv pip compile --quiet --generate-hashes --python-version 3.11 --custom-compile-command 'make lock' \
+	  --output-file requirements.txt pyproject.toml requirements.in
 	bin/lock-environment airflow
 	bin/lock-environment archive
 
