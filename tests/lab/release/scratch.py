@@ -1,7 +1,7 @@
 """An Airflow of the tests' own on the lab's second scheduler host: its environment, none of its services or data.
 
 Database, share, cache and processes are all of the test's making, so that a share can vanish and a dag-processor die
-without the fleet noticing. What runs is the ops_agent of this checkout.
+without the fleet noticing. What runs is the code of this checkout.
 """
 
 import base64
@@ -39,7 +39,7 @@ DESTROY = f"cd /; {BINARIES}/pg_ctl -D {DATA} -m immediate stop >/dev/null; rm -
 SERVICES = {
     "api-server": "airflow api-server --host 127.0.0.1 --port 58080 --workers 1",
     "scheduler": "airflow scheduler --skip-serve-logs",
-    "dag-processor": "python -m ops_agent.dag_processor",
+    "dag-processor": "python -m ops_airflow.dags.processor",
 }
 ASK = """
 import urllib.request
@@ -50,7 +50,7 @@ urllib.request.urlopen("http://127.0.0.1:58080/execution/health", timeout=20)
 
 def settings(home: str) -> dict[str, str]:
     paths = {"share": f"{home}/share", "cache": f"{home}/cache"}
-    bundle = {"name": "fleet", "classpath": "ops_agent.dag_bundle.ReleaseBundle", "kwargs": paths}
+    bundle = {"name": "fleet", "classpath": "ops_airflow.dags.bundle.ReleaseBundle", "kwargs": paths}
     return {
         "HOME": home,
         "AIRFLOW_HOME": home,
@@ -97,10 +97,11 @@ class Scratch:
         self.shell("timeout 180 sh -c 'until python ask.py 2>/dev/null; do sleep 1; done'")
 
     def install(self) -> None:
-        """Put this checkout's ops_agent and the settings there."""
+        """Put this checkout's packages and the settings there."""
         self.host.check_output(f"cd / && mkdir -p {self.home} && cd {self.home} && mkdir share cache out log")
         # A folder at a time: a command line has its limit.
-        for folder in {path.parent for path in (ROOT / "ops_agent").rglob("*.py")}:
+        packages = ("ops_agent", "ops_airflow", "ops_release")
+        for folder in {path.parent for package in packages for path in (ROOT / package).rglob("*.py")}:
             self.put(str(folder.relative_to(ROOT)), {path.name: path.read_text() for path in folder.glob("*.py")})
         values = settings(self.home)
         lines = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in values.items())
