@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import Any
 
-import typer
+import click
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -30,7 +30,7 @@ class Rows(StrEnum):
 def show(found: Any, output: Format, drawn: RenderableType) -> None:
     """Print an answer as it was asked for."""
     if output is Format.JSON:
-        typer.echo(json.dumps(found, indent=2))
+        click.echo(json.dumps(found, indent=2))
         return
     console = Console(highlight=False)
     (console if console.is_terminal else Console(highlight=False, width=_WIDTH_WITHOUT_TERMINAL)).print(drawn)
@@ -44,7 +44,7 @@ def show_rows(names: Sequence[str], rows: Iterable[Sequence[Any]], output: Rows)
         writer.writerows(rows)
     elif output is Rows.JSON:
         for row in rows:
-            typer.echo(json.dumps(dict(zip(names, row, strict=True))))
+            click.echo(json.dumps(dict(zip(names, row, strict=True))))
     else:
         table = columns(*names)
         for row in rows:
