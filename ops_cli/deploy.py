@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ops_cli import changes, follow, inventory, prompt, source, stranded, validate, watch
+from ops_cli import changes, follow, git, inventory, prompt, source, stranded, validate, watch
 from ops_cli.deployment import Deployment
 from ops_cli.errors import OpsError
 from ops_cli.operation import Operation, operation
@@ -76,7 +76,7 @@ def deploy(  # noqa: PLR0913, PLR0917
         job, commit = _Job(hosts, steps, done, held, force=force), ""
         try:
             if git_url:
-                steps.now(f"fetching {source.without_login(git_url)}")
+                steps.now(f"fetching {git.without_login(git_url)}")
                 path, git_ref = source.clone(git_url, git_ref, Path(work)) / path, ""
             packed = source.collect(path, Path(work), ref=git_ref, message=message, allow_dirty=allow_dirty)
             commit = packed.commit

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ops_cli import source
+from ops_cli import git, source
 from ops_cli.deployment import Deployment
 from ops_cli.errors import OpsError, UsageError
 
@@ -37,7 +37,7 @@ class Memory:
         Asks the repository alone, not the fleet. Raises OpsError if it does not answer.
         """
         last = self._last()
-        if last.get("url") != source.without_login(self.url) or last.get("ref") != self.ref:
+        if last.get("url") != git.without_login(self.url) or last.get("ref") != self.ref:
             return True
         if last.get("commit") != source.head(self.url, self.ref):
             return True
@@ -51,7 +51,7 @@ class Memory:
     def note(self, commit: str, error: str = "") -> None:
         """Remember what became of a commit."""
         known = {
-            "url": source.without_login(self.url),
+            "url": git.without_login(self.url),
             "ref": self.ref,
             "commit": commit,
             "error": error,
