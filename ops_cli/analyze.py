@@ -5,13 +5,14 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from ops_cli import agent, inventory
 from ops_cli.render import duration, size
 from ops_cli.status import Format
+from ops_cli.steps import console
 
 app = typer.Typer(help="Look into the metadata database.", rich_markup_mode=None)
 
@@ -41,8 +42,7 @@ def analyze(
     if output is Format.JSON:
         typer.echo(json.dumps(report, indent=2))
         return
-    console = Console(highlight=False)
-    (console if console.is_terminal else Console(highlight=False, width=160)).print(draw(report))
+    console().print(draw(report))
 
 
 def draw(report: agent.Line) -> RenderableType:

@@ -4,7 +4,6 @@ import json
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from ops_cli import agent, archive_tables, inventory, prompt
 from ops_cli.errors import ExitCode, OpsError, UsageError
@@ -12,6 +11,7 @@ from ops_cli.inventory import Host, Inventory
 from ops_cli.operation import operation
 from ops_cli.render import size
 from ops_cli.status import Format
+from ops_cli.steps import console
 
 app = typer.Typer(help="List, read, check, restore and remove archives of metadata.", rich_markup_mode=None)
 
@@ -129,7 +129,7 @@ def restore(  # noqa: PLR0913 - options of a command
     if dry_run or not plan["rows"]:
         archive_tables.show(plan, output, archive_tables.restored(plan, "would be restored"))
         return
-    Console(stderr=True).print(archive_tables.restored(plan, "would be restored"))
+    console(stderr=True).print(archive_tables.restored(plan, "would be restored"))
     prompt.confirm(f"{plan['rows']:,} rows go back into the metadata database on {host.name}.", fleet.env, yes=yes)
     with operation(fleet, "archive restore", lock="metadata", reason=" ".join(target)) as running:
         running.hosts = [host.name]
@@ -164,7 +164,7 @@ def prune(  # noqa: PLR0913 - options of a command
     if dry_run or not plan["pruned"]:
         archive_tables.show(plan, output, archive_tables.listed(plan["pruned"]))
         return
-    Console(stderr=True).print(archive_tables.listed(plan["pruned"]))
+    console(stderr=True).print(archive_tables.listed(plan["pruned"]))
     count = len(plan["pruned"])
     prompt.confirm(
         f"{count} archives, {size(plan['bytes'])}, are removed for good: nobody can restore them.", fleet.env, yes=yes

@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ops_cli import git, source
-from ops_cli.deployment import Deployment
 from ops_cli.errors import OpsError, UsageError
 
 # In front of it, the name of the environment; role airflow_dags names the units.
@@ -64,9 +63,9 @@ class Memory:
         except OSError as failure:
             raise OpsError(f"{self.path} cannot be written: {failure.strerror}") from failure
 
-    def note_failure(self, commit: str, done: Deployment, error: BaseException) -> None:
-        """Remember a failure that the same commit would meet again: from the gate on, and no interrupt."""
-        if done.validated_seconds is not None and isinstance(error, OpsError):
+    def note_failure(self, commit: str, error: BaseException) -> None:
+        """Remember a failure that the same commit would meet again; any other is no reason to give it up."""
+        if isinstance(error, OpsError) and error.of_the_commit:
             self.note(commit, str(error).splitlines()[0])
 
     def _last(self) -> dict[str, str]:

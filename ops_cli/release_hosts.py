@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,13 +57,12 @@ class ReleaseHosts:
         self.publisher = self.schedulers[0]
         self.airflow = [host for host in fleet.hosts if host.tier in _TIERS]
 
-    def queues(self) -> list[str]:
-        """Return the queues that some worker of the inventory takes tasks from."""
-        return sorted({queue for host in self.fleet.tier("worker") for queue in host.queues})
+    def validate(self, archive: Path, known: Mapping[str, Any], form: str = "json") -> tuple[str, bool]:
+        """Run the gate over a packed tree on a scheduler host; return its report and whether it refuses the tree.
 
-    def validate(self, archive: Path, form: str = "json", pools: Sequence[str] | None = None) -> tuple[str, bool]:
-        """Run the gate over a packed tree on a scheduler host; return its report and whether it refuses the tree."""
-        options = json.dumps({"queues": self.queues(), "pools": None if pools is None else sorted(pools)})
+        `known` is what `health` says: the pools of the database, and the queues that Ansible has its workers serve.
+        """
+        options = json.dumps({name: known.get(name) for name in ("pools", "queues")})
         command = f"sudo -n sh -c {shlex.quote(_GATE)} gate {form} {shlex.quote(options)} {FOLDER}"
         lines: list[str] = []
         try:
@@ -86,7 +85,10 @@ class ReleaseHosts:
         with stream.open("rb") as packed:
             command = f"{remote.AGENT} release publish"
             lines = list(remote.stream(self.publisher, command, stdin=packed, timeout_seconds=_PUBLISH_SECONDS))
-        published: dict[str, Any] = json.loads(lines[-1])
+        try:
+            published: dict[str, Any] = json.loads(lines[-1])
+        except (ValueError, IndexError):
+            raise OpsError(f"{self.publisher.name}: ops-agent printed {' '.join(lines)[:80]!r}, no release") from None
         return published
 
     def warm(self, release: str) -> list[Warmed]:

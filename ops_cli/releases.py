@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from ops_cli import changes, inventory, prompt
+from ops_cli import changes, hints, inventory, prompt
 from ops_cli.errors import UsageError
 from ops_cli.operation import operation
 from ops_cli.release_hosts import ReleaseHosts, connected
@@ -51,7 +51,7 @@ def show(
 ) -> None:
     """Show one release: commit, author, where it was deployed from, what the gate said, and its DAGs."""
     with _hosts(ctx, env) as hosts:
-        manifest = hosts.show(find(hosts.all()["releases"], release))
+        manifest = hosts.show(find(hosts.all()["releases"], release, hosts.fleet.env))
     typer.echo(json.dumps(manifest, indent=2) if output is Format.JSON else described(manifest))
 
 
@@ -66,7 +66,8 @@ def diff(
     """Show what changes from one release to another, by DAG and task."""
     with _hosts(ctx, env) as hosts:
         listed = hosts.all()["releases"]
-        found = changes.between(hosts.show(find(listed, old)), hosts.show(find(listed, new)), hosts.served()["dags"])
+        before, after = (hosts.show(find(listed, wanted, hosts.fleet.env)) for wanted in (old, new))
+        found = changes.between(before, after, hosts.served()["dags"])
     if output is Format.JSON:
         typer.echo(json.dumps(found.as_json(), indent=2))
     else:
@@ -99,14 +100,14 @@ def prune(
         typer.echo("\n".join(lines) or "there are no releases")
 
 
-def find(listed: Sequence[Mapping[str, Any]], wanted: str) -> str:
+def find(listed: Sequence[Mapping[str, Any]], wanted: str, env: str) -> str:
     """Return the one release whose id or commit begins with `wanted`. Raises UsageError unless exactly one does."""
     ids = [str(one["id"]) for one in listed]
     found = [one for one in ids if one.startswith(wanted) or one.partition("-")[2].startswith(wanted)]
     exact = [release for release in found if release == wanted]
     if len(exact or found) != 1:
         which = f"{len(found)} releases begin" if found else "no release begins"
-        raise UsageError(f"{which} with {wanted!r}; type: ops releases")
+        raise UsageError(f"{which} with {wanted!r}; type: {hints.ops(env, 'releases list')}")
     return (exact or found)[0]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any, Self
 
-from ops_cli import remote
+from ops_cli import hints, remote
 from ops_cli.conversation import Conversation, RemoteError
 from ops_cli.errors import OpsError
 from ops_cli.inventory import Host
@@ -51,7 +51,8 @@ class Sessions:
         try:
             answer: dict[str, Any] = json.loads(lines[-1])
         except (ValueError, IndexError):
-            raise OpsError(f"{host.name}: ops-agent printed {' '.join(lines)[:80]!r}; type: ops status") from None
+            look = hints.ops(host.env, "status")
+            raise OpsError(f"{host.name}: ops-agent printed {' '.join(lines)[:80]!r}; type: {look}") from None
         return answer
 
     def _conversation(self, host: Host) -> Conversation:

@@ -61,7 +61,7 @@ def collect(path: Path, work: Path, *, ref: str = "", message: str = "", allow_d
     is nothing to pack, or changes that were not allowed.
     """
     if not path.is_dir():
-        raise UsageError(f"{path} is no directory of DAG files; type: ops deploy PATH")
+        raise UsageError(f"{path} is no directory of DAG files: name the one that holds them")
     archive = work / "dags.tar"
     top = git.top(path)
     if not top:

@@ -8,15 +8,16 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.live import Live
+from rich.text import Text
 
 from ops_cli import follow, health, inventory, remote, render
 from ops_cli.errors import UsageError
+from ops_cli.steps import console
 
 # Every probe of the agent is bounded by 2 s; the rest is for a loaded machine.
 _AGENT_TIMEOUT_SECONDS = 10
 _AGENT = f"{remote.AGENT} status --json"
 _WATCH_SECONDS = 2
-_WIDTH_WITHOUT_TERMINAL = 160
 
 
 class Format(StrEnum):
@@ -43,18 +44,18 @@ def status(
     DAG file fails to import, no disk is over 90 % full. The JSON has the keys env, healthy, problems, scheduler
     (active, standby, mode, ready, epoch, lease_age_s), hosts, queues, database and dags.
     """
-    console = _console()
-    if watch and (output is Format.JSON or not console.is_terminal):
+    out = console()
+    if watch and (output is Format.JSON or not out.is_terminal):
         raise UsageError("--watch draws on a terminal: leave it out to get one answer")
     fleet = inventory.load(env or ctx.obj["env"], inventory.find_home())
     if watch:
-        _watch(fleet, console)
-    with Console(stderr=True).status(f"Asking {len(fleet.hosts)} hosts"):
+        _watch(fleet, out)
+    with console(stderr=True).status(Text(f"Asking {len(fleet.hosts)} hosts")):
         answer = survey(fleet)
     if output is Format.JSON:
         typer.echo(json.dumps(answer.as_json(), indent=2))
     else:
-        console.print(render.fleet(answer))
+        out.print(render.fleet(answer))
     raise typer.Exit(answer.exit_code)
 
 
@@ -77,14 +78,8 @@ def observe(reply: remote.Reply) -> health.Observation:
     return health.Observation(reply.host, reply.reachable, report, error)
 
 
-def _watch(fleet: inventory.Inventory, console: Console) -> None:
-    with Live(console=console, auto_refresh=False, screen=True) as live:
+def _watch(fleet: inventory.Inventory, out: Console) -> None:
+    with Live(console=out, auto_refresh=False, screen=True) as live:
         while True:
             live.update(render.screen(survey(fleet)), refresh=True)
             time.sleep(_WATCH_SECONDS)
-
-
-def _console() -> Console:
-    console = Console(highlight=False)
-    # A pipe has no width; the 80 columns rich assumes would fold every line of a report.
-    return console if console.is_terminal else Console(highlight=False, width=_WIDTH_WITHOUT_TERMINAL)

@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.text import Text
 
+# A pipe has no width; the 80 columns rich assumes would fold every line of a table.
 _WIDTH_WITHOUT_TERMINAL = 160
 
 
@@ -13,7 +15,7 @@ class Steps:
     """The steps of one command."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
+        self._console = console(stderr=True)
         self._started = time.monotonic()
         self._status = self._console.status("") if self._console.is_terminal else None
 
@@ -35,17 +37,22 @@ class Steps:
     def now(self, text: str) -> None:
         """Say what begins."""
         if self._status:
-            self._status.update(text)
+            self._status.update(Text(text))
             self._status.start()
         else:
-            self._console.print(f"{time.monotonic() - self._started:6.1f} s  {text}", markup=False, soft_wrap=True)
+            self._console.print(f"{time.monotonic() - self._started:6.1f} s  {text}", soft_wrap=True)
 
     def note(self, text: str) -> None:
         """Leave a line that stays."""
-        self._console.print(text, markup=False, soft_wrap=True)
+        self._console.print(text, soft_wrap=True)
 
 
-def console() -> Console:
-    """Return standard output for a table, wide enough where there is no terminal to fit."""
-    out = Console(highlight=False)
-    return out if out.is_terminal else Console(highlight=False, width=_WIDTH_WITHOUT_TERMINAL)
+def console(*, stderr: bool = False) -> Console:
+    """Return standard output or error, wide enough where there is no terminal to fit.
+
+    What is printed there comes from elsewhere: brackets and colons in it are text, never markup.
+    """
+    out = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    if not out.is_terminal:
+        out.width = _WIDTH_WITHOUT_TERMINAL
+    return out

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -16,6 +16,7 @@ from ops_cli.errors import UsageError
 from ops_cli.operation import operation
 from ops_cli.render import duration, size
 from ops_cli.status import Format
+from ops_cli.steps import console
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,7 @@ class Request:
         rows = f"{sum(table['rows'] for table in plan['tables']):,} rows"
         if self.no_archive:
             return f"{rows} are deleted from the metadata database on {host} for good: nothing is archived."
-        return (
-            f"{rows} move from the metadata database on {host} into an archive, which ops archive restore can put back."
-        )
+        return f"{rows} move from the metadata database on {host} into an archive, from which they can be put back."
 
 
 def vacuum(  # noqa: PLR0913 - options of a command
@@ -93,8 +92,7 @@ def vacuum(  # noqa: PLR0913 - options of a command
     fleet = inventory.load(env or ctx.obj["env"], inventory.find_home())
     host = fleet.tier("database")[0]
     plan = agent.result(host, request.words(dry_run=True), stdin=text or "", tell=describe)
-    console = Console(stderr=not dry_run or output is Format.JSON)
-    console.print(planned(plan))
+    console(stderr=not dry_run or output is Format.JSON).print(planned(plan))
     if dry_run:
         if output is Format.JSON:
             typer.echo(json.dumps(plan, indent=2))
@@ -108,7 +106,7 @@ def vacuum(  # noqa: PLR0913 - options of a command
     if output is Format.JSON:
         typer.echo(json.dumps(done, indent=2))
     else:
-        Console().print(finished(done))
+        console().print(finished(done))
 
 
 def describe(event: agent.Line) -> str:

@@ -67,7 +67,7 @@ class Store:
     def load(self, release_id: str) -> Manifest:
         """Read a release's manifest; raise ReleaseError if there is no such release."""
         if not self.path(release_id).is_dir():
-            raise ReleaseError(f"there is no release {release_id} on the share; see `ops releases`")
+            raise ReleaseError(f"there is no release {release_id} on the share; see `ops releases list --env ENV`")
         return load(self.path(release_id))
 
     def ids(self) -> list[str]:
