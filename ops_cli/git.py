@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 from urllib.parse import unquote
 
-from ops_cli.errors import OpsError, UsageError
+from ops_cli.console.errors import OpsError, UsageError
 
 _TIMEOUT_SECONDS = 120
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ops_cli import hints
-from ops_cli.conversation import RemoteError
-from ops_cli.inventory import Host
+from ops_cli.fleet.conversation import RemoteError
+from ops_cli.fleet.inventory import Host
 
 VERBS = "status|validate|deploy|rollback|releases|failover|vacuum|archive|db"
 OURS = re.compile(rf"\bops (?:{VERBS})\b")

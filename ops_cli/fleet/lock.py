@@ -1,0 +1,121 @@
+"""What every command that changes something takes first: a lock that names its holder and leaves an audit line."""
+
+import getpass
+import json
+import shlex
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Event, Thread
+from typing import Any
+
+from ops_cli import hints
+from ops_cli.console.errors import ExitCode, OpsError
+from ops_cli.fleet import ssh
+from ops_cli.fleet.conversation import Conversation, RemoteError
+from ops_cli.fleet.inventory import Host, Inventory
+
+# A twelfth of the silence after which the host gives the lock up, and half of it.
+_ALIVE_SECONDS = 5.0
+_UNHEARD_SECONDS = 30.0
+_LOCK_TIMEOUT_SECONDS = 10
+
+
+class LockHeldError(OpsError):
+    """Another operation holds the lock."""
+
+    exit_code = ExitCode.LOCKED
+
+
+@dataclass
+class Operation:
+    """One operation under its lock; `hosts` and `result` go into the audit line when it ends."""
+
+    conversation: Conversation
+    hosts: Sequence[str] = ()
+    result: str = "done"
+    lost: Event = field(default_factory=Event)
+    heard: float = field(default_factory=time.monotonic)
+    """When the host was last known to hold the lock."""
+
+    def check(self) -> None:
+        """Raise OpsError if the lock was lost: call it before each step that changes something."""
+        unheard = time.monotonic() - self.heard > _UNHEARD_SECONDS
+        if unheard or self.lost.is_set() or not self.conversation.alive:
+            host = self.conversation.host
+            look = hints.ops(host.env, "status")
+            raise OpsError(f"the lock on {host.name} was lost, so nothing more is done; type: {look}")
+
+
+@contextmanager
+def operation(fleet: Inventory, verb: str, *, lock: str, reason: str = "") -> Iterator[Operation]:
+    """Hold the lock `lock` on the database host while the block runs.
+
+    Raises LockHeldError if another operation has it, UnreachableError if the database host cannot be asked. An error of
+    the block is written into the audit line and raised on.
+    """
+    keeper = fleet.tier("database")[0]
+    with ssh.converse(keeper, f"{ssh.AGENT} operation --lock {shlex.quote(lock)}") as conversation:
+        conversation.send(json.dumps(_introduction(verb, reason)))
+        answer = _read(next(conversation.lines(_LOCK_TIMEOUT_SECONDS), ""))
+        if not answer.get("held"):
+            raise _refusal(keeper, lock, answer, conversation)
+        over = Event()
+        running = Operation(conversation)
+        Thread(
+            target=_stay_alive, args=(running, over), kwargs={"answers": answer.get("answers", False)}, daemon=True
+        ).start()
+        try:
+            yield running
+        except BaseException as error:
+            running.result = f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            over.set()
+            conversation.say_last(json.dumps({"hosts": list(running.hosts), "result": running.result}))
+
+
+def _introduction(verb: str, reason: str) -> dict[str, str]:
+    return {"who": getpass.getuser(), "from": socket.gethostname(), "verb": verb, "reason": reason}
+
+
+def _refusal(keeper: Host, lock: str, answer: dict[str, Any], conversation: Conversation) -> OpsError:
+    if "held" not in answer:
+        return OpsError(
+            f"{keeper.name}: the lock {lock} could not be asked for: {conversation.failure()}; "
+            f"type: {hints.playbook(keeper.env, '--tags ops_agent')}"
+        )
+    holder = answer.get("holder", {})
+    return LockHeldError(
+        f"{holder.get('who', 'somebody')} on {holder.get('from', 'another machine')} has run "
+        f"ops {holder.get('verb', '?')} since {holder.get('since', 'just now')}; "
+        "wait until it is over, then type the command again"
+    )
+
+
+def _read(line: str) -> dict[str, Any]:
+    try:
+        answer = json.loads(line)
+    except ValueError:
+        return {}
+    return answer if isinstance(answer, dict) else {}
+
+
+def _stay_alive(running: Operation, over: Event, *, answers: bool) -> None:
+    """Tell the host that this side lives, and note when it answered: a line that is cut may swallow words for long.
+
+    An ops-agent of an older version answers nothing (`answers`).
+    """
+    heard = running.conversation.lines(_UNHEARD_SECONDS)
+    while not over.wait(_ALIVE_SECONDS):
+        sent = time.monotonic()
+        try:
+            running.conversation.send("")
+            if answers:
+                next(heard)
+        except (OSError, RemoteError, StopIteration):
+            running.lost.set()
+            return
+        running.heard = sent
