@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from ops_cli import hints
+from ops_cli.console import hints
 from ops_cli.console.errors import OpsError
 from ops_cli.console.options import Format
 from ops_cli.console.prompt import confirm

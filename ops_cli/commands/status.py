@@ -2,7 +2,6 @@
 
 import json
 import time
-from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -11,6 +10,7 @@ from rich.live import Live
 from rich.text import Text
 
 from ops_cli.console.errors import UsageError
+from ops_cli.console.options import Format
 from ops_cli.console.tables import console
 from ops_cli.dags import last_tried
 from ops_cli.fleet import inventory, ssh
@@ -20,13 +20,6 @@ from ops_cli.health import draw, rules
 _AGENT_TIMEOUT_SECONDS = 10
 _AGENT = f"{ssh.AGENT} status --json"
 _WATCH_SECONDS = 2
-
-
-class Format(StrEnum):
-    """How an answer is printed."""
-
-    TABLE = "table"
-    JSON = "json"
 
 
 def status(

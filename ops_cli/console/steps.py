@@ -4,11 +4,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.text import Text
 
-# A pipe has no width; the 80 columns rich assumes would fold every line of a table.
-_WIDTH_WITHOUT_TERMINAL = 160
+from ops_cli.console.tables import console
 
 
 class Steps:
@@ -45,14 +43,3 @@ class Steps:
     def note(self, text: str) -> None:
         """Leave a line that stays."""
         self._console.print(text, soft_wrap=True)
-
-
-def console(*, stderr: bool = False) -> Console:
-    """Return standard output or error, wide enough where there is no terminal to fit.
-
-    What is printed there comes from elsewhere: brackets and colons in it are text, never markup.
-    """
-    out = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
-    if not out.is_terminal:
-        out.width = _WIDTH_WITHOUT_TERMINAL
-    return out

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Protocol
 
-from ops_cli import hints
+from ops_cli.console import hints
 from ops_cli.console.errors import ExitCode, OpsError
 from ops_cli.dags.hosts import Warmed
 from ops_cli.dags.watch import LOST, UnwatchedError, Watch

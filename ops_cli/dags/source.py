@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from ops_cli import git
 from ops_cli.console.errors import OpsError, UsageError
+from ops_cli.dags import git
 
 # What ops-agent expects in a release's stream: its header first, then the files below this folder.
 HEADER = "release.json"

@@ -8,7 +8,7 @@ and every further task of such a run fails.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from ops_cli import hints
+from ops_cli.console import hints
 from ops_cli.console.errors import OpsError
 from ops_cli.dags.changes import Changes
 

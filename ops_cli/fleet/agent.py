@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.text import Text
 
-from ops_cli import hints
+from ops_cli.console import hints
 from ops_cli.console.errors import ExitCode, OpsError
 from ops_cli.console.tables import console
 from ops_cli.fleet import ssh

@@ -6,7 +6,7 @@ from typing import BinaryIO
 
 import paramiko
 
-from ops_cli import hints
+from ops_cli.console import hints
 from ops_cli.console.errors import OpsError
 from ops_cli.fleet.inventory import Host
 

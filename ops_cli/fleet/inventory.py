@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ops_cli import hints
+from ops_cli.console import hints
 from ops_cli.console.errors import OpsError, UsageError
 
 # The order in which a request travels through the fleet; tables and JSON follow it.

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from threading import Event, Thread
 from typing import Any
 
-from ops_cli import hints
+from ops_cli.console import hints
 from ops_cli.console.errors import ExitCode, OpsError
 from ops_cli.fleet import ssh
 from ops_cli.fleet.conversation import Conversation, RemoteError

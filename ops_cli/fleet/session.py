@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any, Self
 
-from ops_cli import hints
+from ops_cli.console import hints
 from ops_cli.console.errors import OpsError
 from ops_cli.fleet import ssh
 from ops_cli.fleet.conversation import Conversation, RemoteError

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ops_cli import hints
+from ops_cli.console import hints
 from ops_cli.console.errors import ExitCode
 from ops_cli.fleet.inventory import Host
 
@@ -149,6 +149,7 @@ class FleetStatus:
                 "total": self.dags.get("total"),
                 "import_errors": self.dags.get("import_errors"),
                 "import_error_files": self.dags.get("import_error_files", []),
+                "paused_with_queued_runs": self.dags.get("paused_with_queued_runs", {}),
             },
         }
 

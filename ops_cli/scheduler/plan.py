@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ops_cli import hints
+from ops_cli.console import hints
 from ops_cli.console.errors import ExitCode, OpsError, UsageError
 from ops_cli.fleet.inventory import Inventory
 

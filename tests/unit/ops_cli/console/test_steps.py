@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from rich.table import Table
 
-from ops_cli.commands import db, releases, vacuum
-from ops_cli.console import steps
+from ops_cli.commands import db, vacuum
+from ops_cli.console import steps, tables
+from ops_cli.dags import draw as dags_draw
 from ops_cli.fleet.inventory import Host
 from ops_cli.health import draw
 from ops_cli.health.rules import FleetStatus, Observation
@@ -24,8 +25,8 @@ TEXTS = ["[/x]", "[null, true]", "a [bold]b[/bold]", "arr[i]", ":bug:", "[skip c
 def test_table_shows_text_as_it_is(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     table = Table(text)
     table.add_row(text)
-    steps.console().print(table)
-    steps.console().print(text)
+    tables.console().print(table)
+    tables.console().print(text)
     assert capsys.readouterr().out.count(text) == 3
 
 
@@ -63,7 +64,7 @@ def drawings(text: str) -> dict[str, Any]:
     table = {"name": text, "rows": 1, "bytes": 1, "seconds": 1}
     seen = Observation(Host(text, "10.0.0.1", "web"), reachable=False, report={}, error=text)
     return {
-        "releases": releases.table([release], datetime(2026, 1, 2, tzinfo=UTC)),
+        "releases": dags_draw.table([release], datetime(2026, 1, 2, tzinfo=UTC)),
         "analyze": db.draw(report),
         "archive": archive.listed([{"archive_id": text, "state": "complete", "error": text}]),
         "vacuum": vacuum.planned({"tables": [table]}),
@@ -74,7 +75,7 @@ def drawings(text: str) -> dict[str, Any]:
 @pytest.mark.parametrize("name", drawings("x"))
 @pytest.mark.parametrize("text", TEXTS)
 def test_every_drawing_shows_text_as_it_is(name: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    steps.console().print(drawings(text)[name])
+    tables.console().print(drawings(text)[name])
     assert text in capsys.readouterr().out
 
 

@@ -11,9 +11,8 @@ from threading import Thread
 
 import pytest
 
-from ops_cli import git
 from ops_cli.console.errors import OpsError
-from ops_cli.dags import source
+from ops_cli.dags import git, source
 
 USER, PASSWORD = "ann", "hunter2/@geheim"
 QUOTED = "hunter2%2F%40geheim"

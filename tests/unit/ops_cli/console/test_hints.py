@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ops_cli import hints
+from ops_cli.console import hints
 from ops_cli.fleet.conversation import RemoteError
 from ops_cli.fleet.inventory import Host
 
@@ -50,7 +50,8 @@ def test_messages_of_ops_take_their_commands_from_one_place(root: Path) -> None:
 def test_messages_of_the_agent_leave_room_for_the_environment(root: Path) -> None:
     found = [
         f"{path.name}:{line}: {text}"
-        for path in sorted((root / "ops_agent").rglob("*.py"))
+        for package in ("ops_agent", "ops_airflow", "ops_release")
+        for path in sorted((root / package).rglob("*.py"))
         for line, text in said(path)
         if "ansible-playbook" in text or any("--env ENV" not in text[match.start() :] for match in OURS.finditer(text))
     ]
