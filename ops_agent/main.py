@@ -60,7 +60,7 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _scheduler(arguments: argparse.Namespace) -> int:
-    # Beside Airflow alone are psycopg2 and prometheus_client to be found.
+    # Beside Airflow alone is psycopg2 to be found.
     from ops_agent.lease import main as keeper  # noqa: PLC0415
 
     return keeper.run(arguments.config)
