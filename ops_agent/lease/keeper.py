@@ -142,7 +142,7 @@ class Keeper:
             self._drop_session(f"{self._call.verb}: no answer in time")
 
     def _drop_session(self, why: str) -> None:
-        self._session.close()
+        self._session.leave()
         waiting, self._call = self._call, None
         # Said once, not four times a second for as long as the database is away.
         if why != self._complaint:

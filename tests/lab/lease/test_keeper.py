@@ -96,6 +96,19 @@ def test_restarted_database_keeps_the_active_one_active(cluster: Cluster, pair: 
     assert (active.health()["state"], active.health()["epoch"]) == ("active", epoch)
 
 
+def test_renewals_that_wait_in_vain_do_not_move_the_lease(cluster: Cluster, pair: tuple[Running, Running]) -> None:
+    active, _ = pair
+    until(lambda: cluster.ask("postgres", "SELECT pg_postmaster_start_time() < now() - interval '10 s'"))
+    epoch = active.health()["epoch"]
+    for _ in range(8):
+        with contextlib.closing(cluster.connect("postgres")) as blocker, blocker.cursor() as cursor:
+            cursor.execute("BEGIN; SELECT FROM ops.scheduler_lease FOR UPDATE")
+            until(lambda: active.health()["failure"] or not active.is_("active"))
+            # Let go at the moment at which the keeper has no other session yet.
+        until(lambda: not active.health()["failure"])
+    assert (active.health()["state"], active.health()["epoch"]) == ("active", epoch)
+
+
 def test_stopped_keeper_hands_its_lease_on(cluster: Cluster, pair: tuple[Running, Running]) -> None:
     active, standby = pair
     active.process.terminate()
