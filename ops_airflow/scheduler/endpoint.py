@@ -14,7 +14,7 @@ from ops_airflow.scheduler import listener
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-log = logging.getLogger("ops_agent.endpoint")
+log = logging.getLogger("ops_airflow.endpoint")
 
 _BACKLOG = 1024
 

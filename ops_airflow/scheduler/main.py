@@ -1,7 +1,8 @@
-"""`ops-agent scheduler`: one keeper a host, until it is told to stop."""
+"""`airfleet-keeper`: one keeper a host, until it is told to stop."""
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import logging
 import os
@@ -13,7 +14,8 @@ from ops_airflow.scheduler import airflow_scheduler, config
 from ops_airflow.scheduler.keeper import Keeper
 from ops_airflow.scheduler.process import SchedulerProcess
 
-log = logging.getLogger("ops_agent.keeper")
+CONFIG = Path("/etc/airflow/keeper.json")
+log = logging.getLogger("ops_airflow.keeper")
 
 # The unit's RuntimeDirectory: no converge replaces what is locked, as it does with the settings.
 LOCK = Path("/run/airflow-scheduler/keeper.lock")
@@ -25,16 +27,16 @@ def run(path: Path, lock_file: Path = LOCK) -> int:
     try:
         settings = config.load(path)
     except (OSError, ValueError, KeyError) as error:
-        sys.stderr.write(f"ops-agent: {path}: {error!r}; converge role airflow_scheduler\n")
+        sys.stderr.write(f"airfleet-keeper: {path}: {error!r}; converge role airflow_scheduler\n")
         return 1
     # Another keeper of this host would share this one's logins, and no fence could tell the two apart.
     try:
         fcntl.flock(os.open(lock_file, os.O_RDWR | os.O_CREAT, 0o600), fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        sys.stderr.write(f"ops-agent: another keeper holds {lock_file}: see systemctl status airflow-scheduler\n")
+        sys.stderr.write(f"airfleet-keeper: another keeper holds {lock_file}: see systemctl status airflow-scheduler\n")
         return 1
     except OSError as error:
-        sys.stderr.write(f"ops-agent: {lock_file}: {error.strerror}; type: systemctl start airflow-scheduler\n")
+        sys.stderr.write(f"airfleet-keeper: {lock_file}: {error.strerror}; type: systemctl start airflow-scheduler\n")
         return 1
     began = time.monotonic()
     preloaded = airflow_scheduler.preload()
@@ -44,3 +46,10 @@ def run(path: Path, lock_file: Path = LOCK) -> int:
     log.info("Airflow imported in %.1f s, %s", time.monotonic() - began, threads)
     keeper.run()
     return 0
+
+
+def main() -> int:
+    """Be `airfleet-keeper`, which the wheel installs."""
+    parser = argparse.ArgumentParser(prog="airfleet-keeper", description=__doc__)
+    parser.add_argument("--config", type=Path, default=CONFIG, help="file that says how")
+    return run(parser.parse_args().config)

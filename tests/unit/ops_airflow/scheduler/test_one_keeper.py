@@ -21,7 +21,7 @@ def test_second_keeper_is_refused_after_its_settings_were_replaced(
         (tmp_path / "new").rename(settings)
         assert main.run(settings, lock) == 1
     assert capsys.readouterr().err == (
-        f"ops-agent: another keeper holds {lock}: see systemctl status airflow-scheduler\n"
+        f"airfleet-keeper: another keeper holds {lock}: see systemctl status airflow-scheduler\n"
     )
 
 
@@ -30,5 +30,5 @@ def test_keeper_that_cannot_lock_says_how_to_start_it(tmp_path: Path, capsys: py
     lock = tmp_path / "away" / "keeper.lock"
     assert main.run(tmp_path / "keeper.json", lock) == 1
     assert capsys.readouterr().err == (
-        f"ops-agent: {lock}: No such file or directory; type: systemctl start airflow-scheduler\n"
+        f"airfleet-keeper: {lock}: No such file or directory; type: systemctl start airflow-scheduler\n"
     )
