@@ -4,12 +4,11 @@ import json
 from collections.abc import Sequence
 
 import click
-from rich.console import Console
 
 from ops_cli.console import options, prompt
 from ops_cli.console.errors import ExitCode, OpsError, UsageError
 from ops_cli.console.options import Format, Shared
-from ops_cli.console.tables import size
+from ops_cli.console.tables import console, size
 from ops_cli.fleet import agent, inventory
 from ops_cli.fleet.inventory import Host, Inventory
 from ops_cli.fleet.lock import operation
@@ -136,7 +135,7 @@ def restore(  # noqa: PLR0913 - options of a command
     if dry_run or not plan["rows"]:
         draw.show(plan, output, draw.restored(plan, "would be restored"))
         return
-    Console(stderr=True).print(draw.restored(plan, "would be restored"))
+    console(stderr=True).print(draw.restored(plan, "would be restored"))
     prompt.confirm(f"{plan['rows']:,} rows go back into the metadata database on {host.name}.", fleet.env, yes=yes)
     with operation(fleet, "archive restore", lock="metadata", reason=" ".join(target)) as running:
         running.hosts = [host.name]
@@ -178,7 +177,7 @@ def prune(  # noqa: PLR0913 - options of a command
     if dry_run or not plan["pruned"]:
         draw.show(plan, output, draw.listed(plan["pruned"]))
         return
-    Console(stderr=True).print(draw.listed(plan["pruned"]))
+    console(stderr=True).print(draw.listed(plan["pruned"]))
     count = len(plan["pruned"])
     prompt.confirm(
         f"{count} archives, {size(plan['bytes'])}, are removed for good: nobody can restore them.", fleet.env, yes=yes

@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from ops_cli.console import options
 from ops_cli.console.options import Format, Shared
-from ops_cli.console.tables import duration, size
+from ops_cli.console.tables import console, duration, size
 from ops_cli.fleet import agent, inventory
 
 _Cells = Callable[[Any], Sequence[str]]
@@ -38,8 +38,7 @@ def analyze(shared: Shared, *, output: Format) -> None:
     if output is Format.JSON:
         click.echo(json.dumps(report, indent=2))
         return
-    console = Console(highlight=False)
-    (console if console.is_terminal else Console(highlight=False, width=160)).print(draw(report))
+    console().print(draw(report))
 
 
 def draw(report: agent.Line) -> RenderableType:

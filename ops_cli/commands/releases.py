@@ -48,7 +48,7 @@ def list_(shared: Shared, *, output: Format) -> None:
 def show(shared: Shared, release: str, *, output: Format) -> None:
     """Show one release: commit, author, where it was deployed from, what the gate said, and its DAGs."""
     with _hosts(shared) as hosts:
-        manifest = hosts.show(find(hosts.all()["releases"], release))
+        manifest = hosts.show(find(hosts.all()["releases"], release, hosts.fleet.env))
     click.echo(json.dumps(manifest, indent=2) if output is Format.JSON else draw.described(manifest))
 
 
@@ -62,7 +62,8 @@ def diff(shared: Shared, old: str, new: str, *, output: Format) -> None:
     """Show what changes from one release to another, by DAG and task."""
     with _hosts(shared) as hosts:
         listed = hosts.all()["releases"]
-        found = changes.between(hosts.show(find(listed, old)), hosts.show(find(listed, new)), hosts.served()["dags"])
+        before, after = (hosts.show(find(listed, wanted, hosts.fleet.env)) for wanted in (old, new))
+        found = changes.between(before, after, hosts.served()["dags"])
     if output is Format.JSON:
         click.echo(json.dumps(found.as_json(), indent=2))
     else:

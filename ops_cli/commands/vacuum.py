@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from ops_cli.console import options, prompt
 from ops_cli.console.errors import UsageError
 from ops_cli.console.options import Format, Shared
-from ops_cli.console.tables import duration, size
+from ops_cli.console.tables import console, duration, size
 from ops_cli.fleet import agent, inventory
 from ops_cli.fleet.lock import operation
 
@@ -54,9 +54,7 @@ class Request:
         rows = f"{sum(table['rows'] for table in plan['tables']):,} rows"
         if self.no_archive:
             return f"{rows} are deleted from the metadata database on {host} for good: nothing is archived."
-        return (
-            f"{rows} move from the metadata database on {host} into an archive, which ops archive restore can put back."
-        )
+        return f"{rows} move from the metadata database on {host} into an archive, from which they can be put back."
 
 
 @click.command()
@@ -104,8 +102,7 @@ def vacuum(  # noqa: PLR0913 - options of a command
     fleet = inventory.load(shared.env, inventory.find_home())
     host = fleet.tier("database")[0]
     plan = agent.result(host, request.words(dry_run=True), stdin=text or "", tell=describe)
-    console = Console(stderr=not dry_run or output is Format.JSON)
-    console.print(planned(plan))
+    console(stderr=not dry_run or output is Format.JSON).print(planned(plan))
     if dry_run:
         if output is Format.JSON:
             click.echo(json.dumps(plan, indent=2))
@@ -119,7 +116,7 @@ def vacuum(  # noqa: PLR0913 - options of a command
     if output is Format.JSON:
         click.echo(json.dumps(done, indent=2))
     else:
-        Console().print(finished(done))
+        console().print(finished(done))
 
 
 def describe(event: agent.Line) -> str:

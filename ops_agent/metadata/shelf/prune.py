@@ -37,7 +37,8 @@ def remove(archive: Archive) -> None:
     manifest = archive.manifest()
     if manifest.state == RUNNING:
         raise ArchiveError(
-            f"archive {archive.archive_id} belongs to a vacuum that has not ended; type ops vacuum, which settles it"
+            f"archive {archive.archive_id} belongs to a vacuum that has not ended; type ops vacuum --env ENV, "
+            "which settles it"
         )
     archive.write(dataclasses.replace(manifest, state=PRUNING))
     for part in ("data", "batches", ""):
