@@ -13,6 +13,7 @@ def test_links_that_leave_or_lead_nowhere_and_devices_are_found(tmp_path: Path) 
     (root / "absolute.py").symlink_to("/etc/passwd")
     (root / "gone.py").symlink_to("nothing")
     (root / "folder").symlink_to("/etc")
+    (root / "self.py").symlink_to("self.py")
     os.mkfifo(root / "pipe")
     found = {finding.file: finding.message for finding in tree.check(root)}
     assert {file: text.split(", ")[-1] for file, text in found.items()} == {
@@ -20,14 +21,21 @@ def test_links_that_leave_or_lead_nowhere_and_devices_are_found(tmp_path: Path) 
         "folder": "which is outside of the tree",
         "sub dir/up.py": "which is outside of the tree",
         "gone.py": "which does not exist",
+        "self.py": "which does not exist",
         "pipe": "is neither a file nor a directory",
     }
+
+
+def test_name_that_is_no_text_is_shown_as_escapes() -> None:
+    assert tree.printable(Path(os.fsdecode(b"sub/caf\xe9\n.py"))) == r"sub/caf\xe9\n.py"
+    assert tree.printable(Path("größe 1.py")) == "größe 1.py"
 
 
 def test_names_prefer_a_literal_and_take_the_first_line() -> None:
     source = 'def load():\n    pass\n\nx = DAG("load")\ny = "load"\n\n@task\ndef save(): ...\n'
     assert places.names(source) == {"load": 4, "save": 8}
     assert places.names("def (") == {}
+    assert places.names("-" * 200_000 + "1") == {}
 
 
 def test_frames_are_those_of_the_tree() -> None:
