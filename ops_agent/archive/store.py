@@ -65,8 +65,8 @@ def reaching(url: str) -> Iterator[None]:
     """
     try:
         yield
-    except FileNotFoundError:
-        raise
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{url}: {error}") from error
     except Exception as error:
         raise OSError(f"{url}: {type(error).__name__}: {' '.join(str(error).split())}") from error
 

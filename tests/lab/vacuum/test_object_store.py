@@ -10,6 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from moto.server import ThreadedMotoServer
+from s3fs import S3FileSystem
 
 from ops_agent import main
 from ops_agent.archive import engine, manifest, prune, runs, session, settings, verify
@@ -85,6 +86,8 @@ def test_bucket_that_is_away_is_one_line_and_a_failure_that_is_remembered(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(settings, "become", lambda _user: None)
+    # It keeps what it was told of an endpoint by an earlier test.
+    S3FileSystem.clear_instance_cache()
     (tmp_path / "policy.yml").write_text("retention: 90d\n")
     away = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
     # Nothing listens on port 9.
@@ -106,6 +109,7 @@ def test_bucket_that_is_away_is_one_line_and_a_failure_that_is_remembered(
     assert told.count("\n") == 1
     remembered = runs.read(tmp_path)
     assert remembered
+    S3FileSystem.clear_instance_cache()
     assert (remembered.failures, f"ops-agent: {remembered.last.error}\n") == (1, told)
 
 

@@ -3,6 +3,7 @@ import json
 from pathlib import Path
 
 import pytest
+from s3fs import S3FileSystem
 
 from ops_agent import main
 from ops_agent.archive import settings as settings_file
@@ -77,12 +78,14 @@ def test_failure_is_one_line_on_stderr_and_exit_code_1(
 def test_object_store_that_is_away_is_one_line(
     settings: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], action: list[str]
 ) -> None:
+    S3FileSystem.clear_instance_cache()
     # Nothing listens on port 9.
     away = {"ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": "secret", "ENDPOINT_URL": "http://127.0.0.1:9"}
     for name, value in (away | {"MAX_ATTEMPTS": "1", "DEFAULT_REGION": "us-east-1"}).items():
         monkeypatch.setenv(f"AWS_{name}", value)
     monkeypatch.setattr("sys.stdin", io.StringIO("SELECT 1"))
     assert main.run([*settings, "--store", "s3://away/production", *action]) == 1
+    S3FileSystem.clear_instance_cache()
     told = capsys.readouterr().err
     assert told.startswith("ops-agent: s3://away/production: ")
     assert told.count("\n") == 1
