@@ -5,6 +5,7 @@ Module map; each imports only what stands above it:
 - `manifest`  what an archive is on disk: its documents, their states, and which files count. No third-party import.
 - `store`     where archives are kept: a directory, or an object store by fsspec. Durable and atomic writes.
 - `columns`   PostgreSQL's types in Arrow and back: text of COPY -> Arrow table -> text of COPY, equal byte by byte.
+- `times`     PostgreSQL's text of times that Arrow and Python lack: BC, far ahead, infinity.
 - `catalog`   tables, columns and foreign keys, read from pg_catalog.
 - `graph`     the committed list of families (what hangs off a dag run, what stands alone) and the check of it against
               the catalog: whatever it does not know by name is refused before anything is changed.
@@ -22,6 +23,8 @@ Module map; each imports only what stands above it:
 - `reader`    a data file, checked against the manifest before a row of it is used.
 - `verify`, `query`, `listing`, `prune`  what `ops archive` does without the database.
 - `copy_text`, `live`, `keys`, `restore`  rows back: their text, whether the schema fits, foreign keys, batches.
+- `places`    where vacuums have archived, so that one that was killed is settled wherever that was.
+- `failures`  what an error means to whoever asked: one line and an exit code.
 - `holds`     runs that were restored and are to stay.
 - `runs`      how the last vacuum went, for `ops status` and Prometheus.
 - `commands`  `ops-agent archive`: arguments in, JSON lines out.

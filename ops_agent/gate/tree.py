@@ -32,11 +32,11 @@ def dag_files(tree: Path) -> tuple[list[Path], list[Finding]]:
 
     What no importer of Airflow's is for (a table or a library in a zip container) is passed over, as it does.
     """
-    from airflow.dag_processing.importers import get_importer_registry  # noqa: PLC0415
-
     root = tree.resolve()
     if unlistable := list(_unlistable(root)):
         return [], unlistable
+    from airflow.dag_processing.importers import get_importer_registry  # noqa: PLC0415
+
     registry = get_importer_registry()
     try:
         found = [type(tree)(path) for path in registry.list_dag_files(str(root), safe_mode=True)]
