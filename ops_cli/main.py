@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ops_cli.commands import db, archive, deploy, failover, releases, rollback, status, vacuum, validate
+from ops_cli.commands import archive, db, deploy, failover, releases, rollback, status, vacuum, validate
 from ops_cli.console.errors import ExitCode, OpsError
 
 _TRACEBACK_VERBOSITY = 2

@@ -18,7 +18,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ops_release import CACHE, ReleaseError, durable
-from ops_release.manifest import DAGS, ID, NAME, File, Manifest, differences, hash_file, load, parse, refuse_id, refuse_links
+from ops_release.manifest import (
+    DAGS,
+    ID,
+    NAME,
+    File,
+    Manifest,
+    differences,
+    hash_file,
+    load,
+    parse,
+    refuse_id,
+    refuse_links,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

@@ -7,8 +7,8 @@ import urllib.request
 from http import HTTPStatus
 from typing import Any
 
-from ops_release.run import ProbeError
 from ops_agent.host.settings import Settings
+from ops_release.run import ProbeError
 
 _TIMEOUT_SECONDS = 2.0
 _COLUMNS = "name,type,messages_ready,messages_unacknowledged,consumers"

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ops_release.run import ProbeError, run
 from ops_agent.host.settings import Settings, Unit
+from ops_release.run import ProbeError, run
 
 _TIMEOUT_SECONDS = 2.0
 _PACKAGES = {

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ops_release.run import ProbeError
 from ops_agent.host.psql import Psql
+from ops_release.run import ProbeError
 
 Say = Callable[[Mapping[str, Any]], None]
 

@@ -6,8 +6,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from ops_release.run import ProbeError
 from ops_agent.host.psql import Psql
+from ops_release.run import ProbeError
 
 KEEPER_FILE = Path("/etc/airflow/keeper.json")
 _KEEPER_SECONDS = 2.0

@@ -30,7 +30,7 @@ CHECK_FAILED = 4
 _PROGRESS_SECONDS = 0.2
 
 
-def add_parser(verbs: Any) -> None:
+def add(verbs: Any) -> None:
     """Add the verb `archive` and its own verbs."""
     parser = verbs.add_parser("archive", help="list, show, query, verify, restore and prune archives")
     parser.add_argument(
@@ -120,8 +120,8 @@ def _verify(arguments: argparse.Namespace, _settings: Settings, store: Store) ->
 
 def _restore(arguments: argparse.Namespace, settings: Settings, store: Store) -> None:
     from ops_agent.metadata import holds, lock, session  # noqa: PLC0415
-    from ops_agent.metadata.take.policy import duration  # noqa: PLC0415
     from ops_agent.metadata.put_back.restore import Restorer  # noqa: PLC0415
+    from ops_agent.metadata.take.policy import duration  # noqa: PLC0415
 
     keep = duration(arguments.keep_for, "--keep-for")
     sources = _sources(store, first=arguments.archive)
@@ -156,8 +156,8 @@ def _restore(arguments: argparse.Namespace, settings: Settings, store: Store) ->
 
 
 def _prune(arguments: argparse.Namespace, settings: Settings, store: Store) -> None:
-    from ops_agent.metadata.shelf import listing, prune  # noqa: PLC0415
     from ops_agent.metadata import lock, session  # noqa: PLC0415
+    from ops_agent.metadata.shelf import listing, prune  # noqa: PLC0415
     from ops_agent.metadata.take.policy import duration  # noqa: PLC0415
 
     who = f"prune by {arguments.who}"
@@ -196,8 +196,8 @@ def _chosen(store: Store, ids: Sequence[str]) -> list[Archive]:
 
 def _sources(store: Store, first: str | None) -> Iterator[Any]:
     """Read the archive `first`, then all others from the newest on, but for those that are being removed."""
-    from ops_agent.metadata.shelf.prune import PRUNING  # noqa: PLC0415
     from ops_agent.metadata.put_back.restore import Source  # noqa: PLC0415
+    from ops_agent.metadata.shelf.prune import PRUNING  # noqa: PLC0415
 
     ordered = [archive.archive_id for archive in reversed(archives(store)) if archive.archive_id != first]
     for archive_id in [*([first] if first else []), *ordered]:

@@ -5,13 +5,20 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from ops_agent.host.psql import DatabaseDownError
 from ops_agent.scheduler import change, probe
 from ops_release.run import ProbeError
-from ops_agent.host.psql import DatabaseDownError
 
 ACTIONS = ("status", "history", "keeper", "change")
 _QUESTIONS = {"status": probe.status, "history": probe.history, "keeper": probe.keeper}
 _DOWN = 3
+
+
+def add(verbs: Any) -> None:
+    """Add the verb."""
+    verb = verbs.add_parser("lease", help="ask about the scheduler lease, or move it")
+    verb.add_argument("action", choices=ACTIONS, help="change reads what to do from standard input")
+    verb.set_defaults(run=lambda arguments: run(arguments.action))
 
 
 def run(action: str) -> int:

@@ -15,20 +15,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ops_agent.metadata import failures, places, runs
-from ops_agent.metadata.take import pace
 from ops_agent.metadata import settings as settings_file
 from ops_agent.metadata.failures import UsageError
 from ops_agent.metadata.shelf.store import open_store
+from ops_agent.metadata.take import pace
 
 if TYPE_CHECKING:
     import argparse
 
+    from ops_agent.metadata.settings import Settings
     from ops_agent.metadata.take.engine import Request, Vacuum
     from ops_agent.metadata.take.policy import Policy
-    from ops_agent.metadata.settings import Settings
 
 
-def add_parser(verbs: Any) -> None:
+def add(verbs: Any) -> None:
     """Add the verb."""
     parser = verbs.add_parser("vacuum", help="move old runs and rows out of the metadata database into an archive")
     parser.add_argument("--archive-settings", type=Path, default=settings_file.FILE, help="how this host archives")
@@ -83,8 +83,8 @@ def _vacuum(arguments: argparse.Namespace, settings: Settings) -> dict[str, Any]
 
 
 def _request(arguments: argparse.Namespace, settings: Settings) -> Request:
-    from ops_agent.metadata.take import graph  # noqa: PLC0415
     from ops_agent.metadata import holds  # noqa: PLC0415
+    from ops_agent.metadata.take import graph  # noqa: PLC0415
     from ops_agent.metadata.take.engine import Request  # noqa: PLC0415
 
     roots = {family.root.rpartition(".")[2]: family.root for family in graph.FAMILIES}

@@ -6,14 +6,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ops_cli.fleet import agent, inventory
-from ops_cli.metadata import archive
 from ops_cli.console import prompt
 from ops_cli.console.errors import ExitCode, OpsError, UsageError
+from ops_cli.console.options import Format
+from ops_cli.console.tables import size
+from ops_cli.fleet import agent, inventory
 from ops_cli.fleet.inventory import Host, Inventory
 from ops_cli.fleet.lock import operation
-from ops_cli.console.tables import size
-from ops_cli.console.options import Format
+from ops_cli.metadata import archive
 
 app = typer.Typer(help="List, read, check, restore and remove archives of metadata.", rich_markup_mode=None)
 
@@ -61,9 +61,7 @@ def query(  # noqa: PLR0913 - options of a command
     ] = None,
     env: Env = None,
     store: Store = None,
-    output: Annotated[
-        archive.Rows, typer.Option("--format", help="A table, JSON lines or CSV.")
-    ] = archive.Rows.TABLE,
+    output: Annotated[archive.Rows, typer.Option("--format", help="A table, JSON lines or CSV.")] = archive.Rows.TABLE,
 ) -> None:
     """Answer a SELECT from the archives, without restoring anything.
 

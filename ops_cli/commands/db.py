@@ -9,9 +9,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ops_cli.fleet import agent, inventory
-from ops_cli.console.tables import duration, size
 from ops_cli.console.options import Format
+from ops_cli.console.tables import duration, size
+from ops_cli.fleet import agent, inventory
 
 app = typer.Typer(help="Look into the metadata database.", rich_markup_mode=None)
 

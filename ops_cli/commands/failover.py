@@ -11,15 +11,15 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from ops_cli.scheduler import draw as render
-from ops_cli.fleet import inventory, ssh
-from ops_cli.scheduler import plan as switchover
-from ops_cli.fleet.conversation import RemoteError
 from ops_cli.console.errors import OpsError
+from ops_cli.console.options import Format
+from ops_cli.console.prompt import confirm
+from ops_cli.fleet import inventory, ssh
+from ops_cli.fleet.conversation import RemoteError
 from ops_cli.fleet.inventory import Host, Inventory
 from ops_cli.fleet.lock import Operation, operation
-from ops_cli.console.prompt import confirm
-from ops_cli.console.options import Format
+from ops_cli.scheduler import draw as render
+from ops_cli.scheduler import plan as switchover
 from ops_cli.scheduler.plan import NotCheckedError, Plan
 
 _ASK_SECONDS = 6
@@ -135,9 +135,7 @@ def _steps(fleet: Inventory, request: Mapping[str, Any]) -> Iterator[dict[str, A
     database = fleet.tier("database")[0]
     stdin = io.BytesIO(json.dumps(request).encode())
     try:
-        for line in ssh.stream(
-            database, f"{ssh.AGENT} lease change", stdin=stdin, timeout_seconds=_SILENCE_SECONDS
-        ):
+        for line in ssh.stream(database, f"{ssh.AGENT} lease change", stdin=stdin, timeout_seconds=_SILENCE_SECONDS):
             yield json.loads(line)
     except RemoteError as error:
         kind = NotCheckedError if error.status == _DOWN else OpsError

@@ -11,12 +11,12 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ops_cli.fleet import agent, inventory
 from ops_cli.console import prompt
 from ops_cli.console.errors import UsageError
-from ops_cli.fleet.lock import operation
-from ops_cli.console.tables import duration, size
 from ops_cli.console.options import Format
+from ops_cli.console.tables import duration, size
+from ops_cli.fleet import agent, inventory
+from ops_cli.fleet.lock import operation
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from ops_cli.console.errors import OpsError, UsageError
 from ops_cli.dags import source
 from ops_cli.dags.deployment import Deployment
-from ops_cli.console.errors import OpsError, UsageError
 
 # In front of it, the name of the environment; role airflow_dags names the units.
 UNIT = "airfleet-deploy-{env}.service"

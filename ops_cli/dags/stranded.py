@@ -8,8 +8,8 @@ and every further task of such a run fails.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from ops_cli.dags.changes import Changes
 from ops_cli.console.errors import OpsError
+from ops_cli.dags.changes import Changes
 
 FORCE = "Go on although unfinished runs of a DAG that moves to another file will fail."
 _SHOWN = 5

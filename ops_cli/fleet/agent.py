@@ -10,9 +10,9 @@ from typing import Any
 
 from rich.console import Console
 
+from ops_cli.console.errors import ExitCode, OpsError
 from ops_cli.fleet import ssh
 from ops_cli.fleet.conversation import RemoteError
-from ops_cli.console.errors import ExitCode, OpsError
 from ops_cli.fleet.inventory import Host
 from ops_cli.fleet.lock import LockHeldError
 

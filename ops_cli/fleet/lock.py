@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from threading import Event, Thread
 from typing import Any
 
+from ops_cli.console.errors import ExitCode, OpsError
 from ops_cli.fleet import ssh
 from ops_cli.fleet.conversation import Conversation
-from ops_cli.console.errors import ExitCode, OpsError
 from ops_cli.fleet.inventory import Inventory
 
 # A twelfth of the silence after which the host gives the lock up.

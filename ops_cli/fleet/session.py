@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any, Self
 
+from ops_cli.console.errors import OpsError
 from ops_cli.fleet import ssh
 from ops_cli.fleet.conversation import Conversation, RemoteError
-from ops_cli.console.errors import OpsError
 from ops_cli.fleet.inventory import Host
 
 # Runs ops-agent with each line it reads, quoted for a shell, and ends each answer with a line of its own.

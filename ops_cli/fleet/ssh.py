@@ -14,8 +14,8 @@ import paramiko
 from fabric import Config, Connection
 from invoke.exceptions import CommandTimedOut
 
-from ops_cli.fleet.conversation import Conversation
 from ops_cli.console.errors import ExitCode, OpsError, UsageError
+from ops_cli.fleet.conversation import Conversation
 from ops_cli.fleet.inventory import Host
 
 AGENT = "sudo -n /usr/local/bin/ops-agent"

@@ -12,9 +12,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ops_cli.fleet import agent
-from ops_cli.console.tables import size
 from ops_cli.console.options import Format
+from ops_cli.console.tables import size
+from ops_cli.fleet import agent
 
 _WIDTH_WITHOUT_TERMINAL = 160
 

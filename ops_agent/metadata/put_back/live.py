@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ops_agent.metadata.take.catalog import FOREIGN_KEYS
 from ops_agent.metadata.shelf.manifest import Reference
+from ops_agent.metadata.take.catalog import FOREIGN_KEYS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

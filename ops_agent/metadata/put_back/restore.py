@@ -16,11 +16,11 @@ from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ops_agent.metadata.shelf import copy_text, reader
 from ops_agent.metadata.put_back import live
-from ops_agent.metadata.take.graph import SCHEMAS
 from ops_agent.metadata.put_back.keys import Keys, join, outside, quoted, target
+from ops_agent.metadata.shelf import copy_text, reader
 from ops_agent.metadata.shelf.manifest import DONE, ROOT_COLUMN, Archive, ArchiveError, Batch, Column, Manifest, Table
+from ops_agent.metadata.take.graph import SCHEMAS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ops_agent.metadata import times
+from ops_agent.metadata.shelf import times
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

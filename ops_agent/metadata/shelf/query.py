@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from typing import TYPE_CHECKING, Any
 
-from ops_agent.metadata import times
+from ops_agent.metadata.shelf import times
 from ops_agent.metadata.shelf.manifest import DONE, ROOT_COLUMN, ArchiveError
 
 if TYPE_CHECKING:

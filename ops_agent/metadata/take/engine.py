@@ -14,15 +14,25 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from ops_agent.metadata.take import catalog, graph, maintain, policy, settle
 from ops_agent.metadata import lock, session
 from ops_agent.metadata.shelf import manifest
+from ops_agent.metadata.shelf.manifest import (
+    CLOSED,
+    COMPLETE,
+    DONE,
+    RUNNING,
+    Archive,
+    ArchiveError,
+    Batch,
+    Manifest,
+    Table,
+)
+from ops_agent.metadata.shelf.store import open_store
+from ops_agent.metadata.take import catalog, graph, maintain, policy, settle
 from ops_agent.metadata.take.batches import Piece, Source
-from ops_agent.metadata.shelf.manifest import CLOSED, COMPLETE, DONE, RUNNING, Archive, ArchiveError, Batch, Manifest, Table
 from ops_agent.metadata.take.move import Common, Moved, Mover, Numbers, Outcome
 from ops_agent.metadata.take.pace import Length, Pace
 from ops_agent.metadata.take.statements import DAGS, LISTS, NEWEST, RUNS, Statements, literals
-from ops_agent.metadata.shelf.store import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -30,8 +40,8 @@ if TYPE_CHECKING:
     import psycopg
 
     from ops_agent.metadata.places import Places
-    from ops_agent.metadata.take.policy import Policy
     from ops_agent.metadata.shelf.store import Store
+    from ops_agent.metadata.take.policy import Policy
 
 _DAGS_AT_ONCE = 50
 # While one waits for its files and its commit, the database works for the other; never for both, which was slower.

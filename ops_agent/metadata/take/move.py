@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import errors
 
-from ops_agent.metadata.take import catalog, export
+from ops_agent.metadata.session import Rows, StreamError
 from ops_agent.metadata.shelf import columns
 from ops_agent.metadata.shelf.manifest import DONE, EXPORTED, ArchiveError, Batch, DataFile, data_path
-from ops_agent.metadata.session import Rows, StreamError
+from ops_agent.metadata.take import catalog, export
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from datetime import datetime
 
-    from ops_agent.metadata.take.batches import Piece
     from ops_agent.metadata.shelf.manifest import Archive, Table
+    from ops_agent.metadata.take.batches import Piece
     from ops_agent.metadata.take.statements import Statements
 
 # The lock's is shorter than deadlock_timeout, so of two that wait for each other this is the one that gives up.

@@ -9,9 +9,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import parquet
 
-from ops_agent.metadata.take import export
 from ops_agent.metadata.shelf import reader
-from ops_agent.metadata.shelf.manifest import CLOSED, DONE, ROOT_COLUMN, RUNNING, Archive, ArchiveError, Batch, DataFile, Manifest, archives, data_path
+from ops_agent.metadata.shelf.manifest import (
+    CLOSED,
+    DONE,
+    ROOT_COLUMN,
+    RUNNING,
+    Archive,
+    ArchiveError,
+    Batch,
+    DataFile,
+    Manifest,
+    archives,
+    data_path,
+)
+from ops_agent.metadata.take import export
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -19,8 +31,8 @@ if TYPE_CHECKING:
     import psycopg
 
     from ops_agent.metadata.shelf.manifest import Table
-    from ops_agent.metadata.take.statements import Statements
     from ops_agent.metadata.shelf.store import Store
+    from ops_agent.metadata.take.statements import Statements
 
 _KEYS_AT_ONCE = 5000
 

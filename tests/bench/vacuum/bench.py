@@ -22,8 +22,8 @@ from typing import Any
 import psycopg
 
 from ops_agent.metadata import session
-from ops_agent.metadata.shelf.manifest import archives
 from ops_agent.metadata.put_back.restore import Restorer, Source
+from ops_agent.metadata.shelf.manifest import archives
 from ops_agent.metadata.shelf.store import Directory
 from tests.bench.report import Figure, report
 from tests.bench.vacuum import generator

@@ -9,9 +9,9 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
+from ops_agent.metadata.shelf.store import Directory
 from ops_agent.metadata.take import engine, pace
 from ops_agent.metadata.take.policy import Policy
-from ops_agent.metadata.shelf.store import Directory
 
 
 def main() -> None:

@@ -13,12 +13,12 @@ from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
 
 from ops_agent import main
-from ops_agent.metadata.take import engine
-from ops_agent.metadata.shelf import manifest, prune, verify
 from ops_agent.metadata import runs, session, settings
-from ops_agent.metadata.take.policy import Policy
 from ops_agent.metadata.put_back.restore import Restorer, Source
+from ops_agent.metadata.shelf import manifest, prune, verify
 from ops_agent.metadata.shelf.store import ObjectStore, open_store
+from ops_agent.metadata.take import engine
+from ops_agent.metadata.take.policy import Policy
 from tests.bench.vacuum import generator
 from tests.lab.vacuum.cluster import Cluster, archived, orphans, rows, together
 

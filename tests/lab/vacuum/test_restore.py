@@ -13,9 +13,9 @@ import psycopg
 import pytest
 
 from ops_agent.metadata import holds, lock, session
+from ops_agent.metadata.put_back.restore import RestoreError, Restorer, Source
 from ops_agent.metadata.shelf import listing, manifest, prune, verify
 from ops_agent.metadata.shelf.manifest import Archive
-from ops_agent.metadata.put_back.restore import RestoreError, Restorer, Source
 from ops_agent.metadata.shelf.store import Directory
 from tests.bench.vacuum import generator
 from tests.lab.vacuum.cluster import Cluster, Rows, orphans, rows

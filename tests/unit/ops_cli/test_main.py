@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from ops_cli.fleet import inventory, ssh
 from ops_cli import main
+from ops_cli.fleet import inventory, ssh
 from ops_cli.fleet.inventory import Host
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from ops_agent.dags import stream as archive
+from ops_agent.dags.store import Store
 from ops_release.cache import Cache
 from ops_release.manifest import Manifest
-from ops_agent.dags.store import Store
 
 HEADER = {"author": "ann", "message": "first", "commit": "a" * 40}
 

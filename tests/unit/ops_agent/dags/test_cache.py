@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from ops_agent.dags.store import Store
 from ops_release import ReleaseError
 from ops_release.cache import Cache
-from ops_agent.dags.store import Store
 from tests.unit.ops_agent.dags.conftest import Publish, contents, stream, write
 
 FILES = {"dag.py": "one", "mit leerzeichen/ü.py": "two"}

@@ -9,10 +9,10 @@ from typing import Any, Self
 
 import pytest
 
+from ops_agent.dags.store import Store
 from ops_agent.main import run
 from ops_release import database
 from ops_release.cache import Cache
-from ops_agent.dags.store import Store
 from tests.unit.ops_agent.dags.conftest import stream, write
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from ops_agent.dags.store import Store
 from ops_release.cache import Cache
 from ops_release.manifest import differences
-from ops_agent.dags.store import Store
 from tests.unit.ops_agent.dags.conftest import Publish, contents, stream, write
 
 STEPS = frozenset({"os.chmod", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.utime"})

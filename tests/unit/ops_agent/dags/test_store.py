@@ -13,12 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ops_release import ReleaseError, durable
 from ops_agent.dags import stream as archive
+from ops_agent.dags.store import Store
+from ops_release import ReleaseError, durable
 from ops_release.diff import changes
 from ops_release.manifest import Manifest, content_digest, load, parse
 from ops_release.share import current_within, refuse_silence
-from ops_agent.dags.store import Store
 from tests.unit.ops_agent.dags.conftest import HEADER, Publish, contents, stream, write
 
 NAMES = {"dag.py": "one", "with space.py": "two", "größe/日本.py": "three", "pkg/__init__.py": ""}

@@ -8,7 +8,18 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet
 
-from ops_agent.metadata.shelf.manifest import COMPLETE, DONE, ROOT_COLUMN, Archive, Batch, Column, DataFile, Manifest, Table, data_path
+from ops_agent.metadata.shelf.manifest import (
+    COMPLETE,
+    DONE,
+    ROOT_COLUMN,
+    Archive,
+    Batch,
+    Column,
+    DataFile,
+    Manifest,
+    Table,
+    data_path,
+)
 from ops_agent.metadata.shelf.store import Directory
 
 RUNS = Table(

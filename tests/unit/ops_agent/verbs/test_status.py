@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from ops_release import run
-from ops_agent.host import probe as host_probes, settings
 from ops_agent import main
 from ops_agent.broker import probe as rabbitmq_probe
-from ops_agent.verbs import status
-from ops_release.run import ProbeError
+from ops_agent.host import probe as host_probes
+from ops_agent.host import settings
 from ops_agent.host.settings import Settings, Unit
+from ops_agent.verbs import status
+from ops_release import run
+from ops_release.run import ProbeError
 
 AGENT = {
     "tier": "broker",

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from ops_cli.fleet import agent, inventory
-from ops_cli.commands import archive
-from ops_cli.metadata import archive as archive_tables
 from ops_cli import main
+from ops_cli.commands import archive
 from ops_cli.console.errors import OpsError, UsageError
-from ops_cli.fleet.inventory import Host, Inventory
 from ops_cli.console.options import Format
+from ops_cli.fleet import agent, inventory
+from ops_cli.fleet.inventory import Host, Inventory
+from ops_cli.metadata import archive as archive_tables
 
 ENTRY = {
     "archive_id": "20260101T000000Z-abcdef",

@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 
 import pytest
 
-from ops_cli.commands import deploy, releases, rollback
 from ops_cli import main
+from ops_cli.commands import deploy, releases, rollback
 from ops_cli.console.errors import OpsError
-from ops_cli.fleet.inventory import Inventory
-from ops_cli.fleet.lock import LockHeldError
 from ops_cli.dags.hosts import Warmed
 from ops_cli.dags.source import Source
+from ops_cli.fleet.inventory import Inventory
+from ops_cli.fleet.lock import LockHeldError
 
 OLD, NEW = "20260101T000000Z-aaaaaaa", "20260102T000000Z-bbbbbbb"
 

@@ -8,8 +8,8 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from ops_cli.commands import failover
 from ops_cli import main
+from ops_cli.commands import failover
 from ops_cli.fleet import ssh
 from ops_cli.fleet.conversation import RemoteError
 from ops_cli.fleet.inventory import Host, Inventory

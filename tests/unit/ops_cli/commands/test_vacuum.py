@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from ops_cli.fleet import agent, inventory
 from ops_cli import main
 from ops_cli.commands import vacuum
-from ops_cli.console.errors import OpsError
-from ops_cli.fleet.inventory import Host, Inventory
 from ops_cli.commands.vacuum import Request
+from ops_cli.console.errors import OpsError
+from ops_cli.fleet import agent, inventory
+from ops_cli.fleet.inventory import Host, Inventory
 
 PLAN = {
     "dry_run": True,

@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
-from ops_cli.fleet import inventory
 from ops_cli.dags.hosts import ReleaseHosts
+from ops_cli.fleet import inventory
 from ops_cli.fleet.session import Sessions
 
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from ops_cli.console.errors import OpsError, UsageError
 from ops_cli.dags import last_tried, source
 from ops_cli.dags.deployment import Deployment
-from ops_cli.console.errors import OpsError, UsageError
 from ops_cli.dags.last_tried import Memory, NotTriedAgainError
 from ops_cli.dags.rollout import Result
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from ops_agent.dags import stream as archive
-from ops_cli.dags import source
 from ops_cli.console.errors import OpsError, UsageError
+from ops_cli.dags import source
 
 
 def git(repository: Path, *words: str) -> str:

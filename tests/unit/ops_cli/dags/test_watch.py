@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
-from ops_cli.dags import watch
 from ops_cli.console.errors import UsageError
+from ops_cli.dags import watch
 
 USUAL: dict[str, Any] = {
     "import_errors": 1,

@@ -3,9 +3,9 @@ from typing import Any
 
 import pytest
 
+from ops_cli.console.errors import ExitCode, OpsError
 from ops_cli.fleet import agent, ssh
 from ops_cli.fleet.conversation import RemoteError
-from ops_cli.console.errors import ExitCode, OpsError
 from ops_cli.fleet.inventory import Host
 from ops_cli.fleet.lock import LockHeldError
 

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from ops_cli.fleet import inventory
 from ops_cli.console.errors import OpsError, UsageError
+from ops_cli.fleet import inventory
 
 
 def listing(**variables: object) -> dict[str, object]:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from ops_cli.console.errors import OpsError
 from ops_cli.fleet import ssh
 from ops_cli.fleet.conversation import RemoteError
-from ops_cli.console.errors import OpsError
 from ops_cli.fleet.inventory import Host
 from ops_cli.fleet.session import Sessions
 

@@ -7,8 +7,8 @@ from unittest.mock import Mock
 import pytest
 from fabric.testing.base import Command, MockRemote, Session
 
-from ops_cli.fleet import ssh as remote
 from ops_cli.console.errors import UsageError
+from ops_cli.fleet import ssh as remote
 from ops_cli.fleet.inventory import Host
 
 

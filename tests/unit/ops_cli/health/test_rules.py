@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from ops_cli.health import draw
 from ops_cli.console.errors import ExitCode
-from ops_cli.health.rules import FleetStatus, Observation
 from ops_cli.fleet.inventory import Host
+from ops_cli.health import draw
+from ops_cli.health.rules import FleetStatus, Observation
 
 TIERS = {
     "lb1": "lb",

@@ -2,9 +2,9 @@ from typing import Any
 
 import pytest
 
-from ops_cli.scheduler import plan as switchover
 from ops_cli.console.errors import ExitCode, OpsError, UsageError
 from ops_cli.fleet.inventory import Host, Inventory
+from ops_cli.scheduler import plan as switchover
 from ops_cli.scheduler.plan import NotCheckedError, RefusedError, Scheduler, Situation
 
 FLEET = Inventory(

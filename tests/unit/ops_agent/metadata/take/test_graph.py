@@ -2,9 +2,9 @@ from dataclasses import replace
 
 import pytest
 
+from ops_agent.metadata.shelf.manifest import ArchiveError, Column
 from ops_agent.metadata.take import graph
 from ops_agent.metadata.take.catalog import Catalog, ForeignKey
-from ops_agent.metadata.shelf.manifest import ArchiveError, Column
 
 COLUMN = (Column("id", "integer", nullable=False, encoding="exact"),)
 TABLES = {member for family in graph.FAMILIES for member in family.members}

@@ -3,8 +3,7 @@ from datetime import UTC, date, datetime
 import pyarrow as pa
 import pytest
 
-from ops_agent.metadata.shelf import copy_text
-from ops_agent.metadata import times
+from ops_agent.metadata.shelf import copy_text, times
 from ops_agent.metadata.shelf.manifest import Column
 
 ZONED, PLAIN, DAY = pa.timestamp("us", "UTC"), pa.timestamp("us"), pa.date32()
