@@ -170,9 +170,7 @@ def test_host_outside_the_fleet_is_refused(hosts: Inventory, refuse: Refuse) -> 
 
 
 @pytest.mark.parametrize(("tier", "first"), [("database", "pg1"), ("broker", "mq1"), ("share", "nfs1")])
-def test_second_host_that_would_not_be_used_is_refused(
-    hosts: Inventory, refuse: Refuse, tier: str, first: str
-) -> None:
+def test_second_host_that_would_not_be_used_is_refused(hosts: Inventory, refuse: Refuse, tier: str, first: str) -> None:
     hosts["fleet"]["children"][tier]["hosts"]["second"] = {"ansible_host": "127.0.2.1"}
     assert f"{tier} has {first}, second: the fleet would use {first} alone." in refuse()
 

@@ -1,4 +1,4 @@
-"""Hosts that share an address or stand in several groups are named; hosts without either are another check's business."""
+"""Hosts that share an address or stand in several groups are named; one without is another check's business."""
 
 import importlib.util
 from pathlib import Path
