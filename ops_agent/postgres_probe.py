@@ -5,7 +5,7 @@ from typing import Any
 
 from ops_agent.commands import ProbeError, run
 from ops_agent.lease_probe import LEASE
-from ops_agent.psql import COMMAND
+from ops_agent.psql import command as psql
 
 _TIMEOUT_SECONDS = 2.0
 
@@ -47,7 +47,7 @@ SELECT jsonb_build_object('lease', lease) FROM (:lease) AS found;
 
 def probe() -> dict[str, Any]:
     """Ask the local server as its own administrator over the socket; raise ProbeError if it does not answer."""
-    command = [*COMMAND, "-v", f"heartbeat_seconds={_HEARTBEAT_SECONDS}"]
+    command = [*psql(), "-v", f"heartbeat_seconds={_HEARTBEAT_SECONDS}"]
     found: dict[str, Any] = {}
     for line in run(command, stdin=_SCRIPT, timeout_seconds=_TIMEOUT_SECONDS).splitlines():
         try:
