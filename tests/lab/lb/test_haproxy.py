@@ -284,9 +284,11 @@ LOGINS = [
 
 @pytest.fixture
 def _counts_begin_anew(host: Host) -> Iterator[None]:
-    say(host, "clear table ui")
+    for table in ("ui", "stats"):
+        say(host, f"clear table {table}")
     yield
-    say(host, "clear table ui")
+    for table in ("ui", "stats"):
+        say(host, f"clear table {table}")
 
 
 @pytest.mark.usefixtures("_counts_begin_anew")
@@ -308,6 +310,15 @@ def test_throttled_address_keeps_no_other_out(url: Callable[..., str], machine: 
     said = machine("mq1").run(f"python3 -c '{post}'", url(8080, "/auth/token"))
     assert "429" not in said.stderr
     assert "HTTP Error 4" in said.stderr
+
+
+@pytest.mark.usefixtures("_counts_begin_anew")
+def test_guesses_at_the_statistics_password_are_throttled(url: Callable[..., str]) -> None:
+    guesses = [_status(url(8404, "/stats"), auth=("ops", f"guess{number}")) for number in range(21)]
+    assert guesses == [401] * 20 + [429]
+    password = (SECRETS / "haproxy_stats").read_text().strip()
+    assert _status(url(8404, "/stats"), auth=("ops", password)) == 200
+    assert _status(url(8404, "/health")) == 200
 
 
 def test_statistics_ask_for_the_password(url: Callable[..., str]) -> None:
