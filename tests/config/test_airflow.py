@@ -20,7 +20,7 @@ SECRETS: dict[str, Any] = {
     "vault_postgres_celery_password": f"{GOOD}2",
     "vault_postgres_scheduler_passwords": {"sched1": f"{GOOD}3", "sched2": f"{GOOD}4"},
     "vault_rabbitmq_scheduler_password": f"{GOOD}5",
-    "vault_rabbitmq_worker_passwords": {"cpu": f"{GOOD}8", "io": f"{GOOD}/9", "memory": f"{GOOD}10"},
+    "vault_rabbitmq_worker_passwords": {"cpu": f"{GOOD}/8", "io": f"{GOOD}9", "memory": f"{GOOD}10"},
     "vault_airflow_jwt_secret": GOOD * 4,
     "vault_airflow_api_secret_key": f"{GOOD}6",
     "vault_airflow_fernet_key": "a1I5dlgybVE3dEx3NHpCYWtSOXZYMm1RN3RMdzR6QmE=",
@@ -112,7 +112,7 @@ def test_every_tier_has_the_broker_login_of_its_part(rendered: dict[str, dict[st
         "web1": "amqp://10.77.0.61:5672/airflow",
         "sched1": f"amqp://scheduler:{GOOD}5@10.77.0.61:5672/airflow",
         "sched2": f"amqp://scheduler:{GOOD}5@10.77.0.61:5672/airflow",
-        "worker-io1": f"amqp://worker_io:{GOOD}%2F9@10.77.0.61:5672/airflow",
+        "worker-io1": f"amqp://worker_io:{GOOD}9@10.77.0.61:5672/airflow",
     }
 
 
@@ -148,7 +148,7 @@ def test_several_brokers_are_one_list(tmp_path: Path) -> None:
     render = plays.template("roles/airflow/templates/airflow.cfg.j2", tmp_path / "cfg")
     plays.run([plays.play("worker-cpu1", two, _preflight("airflow"), render)], tmp_path)
     url = _config((tmp_path / "cfg").read_text())["celery"]["broker_url"]
-    login = f"amqp://worker_cpu:{GOOD}8@"
+    login = f"amqp://worker_cpu:{GOOD}%2F8@"
     assert url == f"{login}10.0.0.1:5672/airflow;{login}10.0.0.2:5672/airflow"
 
 

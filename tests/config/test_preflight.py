@@ -163,7 +163,7 @@ def test_missing_secrets_are_named_all_at_once(variables: dict[str, Any], refuse
     for name in names:
         del variables[name]
     said = refuse()
-    assert [name for name in names if not re.search(rf"{name}(\.sched1)? \(missing or empty\)", said)] == []
+    assert [name for name in names if not re.search(rf"{name}(\.(sched1|cpu))? \(missing or empty\)", said)] == []
     assert "ansible-vault edit" in said
 
 
@@ -181,7 +181,8 @@ def test_scheduler_host_without_its_password_is_refused(variables: dict[str, Any
     assert "vault_postgres_scheduler_passwords.sched2 (missing or empty)" in refuse()
 
 
-def test_unknown_pool_is_refused(hosts: Inventory, refuse: Refuse) -> None:
+def test_unknown_pool_is_refused(hosts: Inventory, variables: dict[str, Any], refuse: Refuse) -> None:
+    variables["vault_rabbitmq_worker_passwords"]["gpu"] = f"{STRONG}gpu"
     pools(hosts)["worker_cpu"]["vars"]["airflow_worker_pool"] = "gpu"
     said = refuse("--tags", "airflow_worker")
     assert "airflow_worker_pool" in said
