@@ -28,7 +28,7 @@ import requests
 import testinfra
 from testinfra.host import Host as Machine
 
-from ops_cli import inventory as inventories
+from ops_cli.fleet import inventory as inventories
 
 T = TypeVar("T")
 ROOT = Path(__file__).parents[2]

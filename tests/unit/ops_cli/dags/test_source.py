@@ -1,0 +1,140 @@
+import io
+import json
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from ops_agent.dags import stream as archive
+from ops_cli.console.errors import OpsError, UsageError
+from ops_cli.dags import source
+
+
+def git(repository: Path, *words: str) -> str:
+    identity = ["-c", "user.name=Ada", "-c", "user.email=ada@example.com"]
+    done = subprocess.run(["git", "-C", repository, *identity, *words], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def dags(tmp_path: Path) -> Path:
+    """The dags/ of a repository with two commits; the first has one file less."""
+    repository = tmp_path / "repository"
+    folder = repository / "dags"
+    (folder / "sub dir").mkdir(parents=True)
+    (folder / "a.py").write_text("a = 1\n")
+    (repository / "README").write_text("not a DAG\n")
+    git(repository.parent, "init", "-q", "-b", "main", str(repository))
+    git(repository, "add", ".")
+    git(repository, "commit", "-q", "-m", "First")
+    (folder / "sub dir" / "größe.py").write_text("b = 2\n")
+    (folder / "link.py").symlink_to("a.py")
+    git(repository, "add", ".")
+    git(repository, "commit", "-q", "-m", "Second", "-m", "With a body.")
+    git(repository, "remote", "add", "origin", "https://user:token@git.example.com/dags.git")
+    return folder
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    (tmp_path / "work").mkdir()
+    return tmp_path / "work"
+
+
+def test_clean_commit_is_packed_with_its_author_and_subject(dags: Path, work: Path) -> None:
+    packed = source.collect(dags, work)
+    assert packed.commit == git(dags, "rev-parse", "HEAD")
+    assert (packed.author, packed.message, packed.dirty) == ("Ada <ada@example.com>", "Second", False)
+    assert sorted(packed.files) == ["a.py", "link.py", "sub dir/größe.py"]
+    assert packed.files["link.py"] == "-> a.py"
+    assert packed.origin is not None
+    assert packed.origin["repository"] == "https://git.example.com/dags.git"
+    assert (packed.origin["path"], packed.origin["ref"]) == ("dags/", "main")
+
+
+def test_another_ref_is_packed_whatever_the_work_tree_holds(dags: Path, work: Path) -> None:
+    (dags / "a.py").write_text("half written")
+    packed = source.collect(dags, work, ref="HEAD~1", message="Back to the first")
+    assert (list(packed.files), packed.message, packed.dirty) == (["a.py"], "Back to the first", False)
+    assert packed.commit == git(dags, "rev-parse", "HEAD~1")
+
+
+def test_changes_are_refused_by_name_and_packed_when_allowed(dags: Path, work: Path) -> None:
+    (dags / "a.py").write_text("a = 3\n")
+    (dags / "new.py").write_text("")
+    (dags / ".gitignore").write_text("*.tmp\n")
+    (dags / "left.tmp").write_text("")
+    with pytest.raises(UsageError, match=r"a\.py.*--allow-dirty"):
+        source.collect(dags, work)
+    packed = source.collect(dags, work, allow_dirty=True)
+    assert packed.dirty
+    assert sorted(packed.files) == [".gitignore", "a.py", "link.py", "new.py", "sub dir/größe.py"]
+
+
+def test_deleted_file_counts_as_a_change_and_is_left_out(dags: Path, work: Path) -> None:
+    (dags / "a.py").unlink()
+    (dags / "link.py").unlink()
+    assert list(source.collect(dags, work, allow_dirty=True).files) == ["sub dir/größe.py"]
+
+
+def test_directory_outside_of_git_is_packed_as_it_stands(tmp_path: Path, work: Path) -> None:
+    folder = tmp_path / "plain"
+    (folder / "__pycache__").mkdir(parents=True)
+    (folder / "__pycache__" / "a.pyc").write_text("")
+    (folder / "a.py").write_text("")
+    packed = source.collect(folder, work)
+    assert (packed.commit, list(packed.files)) == ("", ["a.py"])
+    assert packed.origin == {"path": str(folder), "deployed_by": source.deployer()}
+    with pytest.raises(UsageError, match="no git repository"):
+        source.collect(folder, work, ref="main")
+
+
+@pytest.mark.parametrize(("ref", "text"), [("nonsense", "no commit nonsense"), ("", "not a single file")])
+def test_what_cannot_be_packed_is_refused(tmp_path: Path, dags: Path, work: Path, ref: str, text: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match=text):
+        source.collect(dags if ref else tmp_path / "empty", work, ref=ref)
+
+
+def test_missing_directory_is_refused(tmp_path: Path, work: Path) -> None:
+    with pytest.raises(UsageError, match="no directory of DAG files"):
+        source.collect(tmp_path / "nowhere", work)
+
+
+@pytest.mark.parametrize("dirty", [False, True])
+def test_stream_is_what_the_publisher_unpacks(dags: Path, work: Path, tmp_path: Path, *, dirty: bool) -> None:
+    if dirty:
+        (dags / "a.py").write_text("a = 3\n")
+    packed = source.collect(dags, work, allow_dirty=dirty)
+    stream = io.BytesIO()
+    source.write_header(json.dumps(packed.header({"ok": True, "dags": ["ä" * 600]})).encode(), stream)
+    stream.write(packed.archive.read_bytes())
+    stream.seek(0)
+    release = tmp_path / "release"
+    release.mkdir()
+    # Its digest is compared with the one computed of what arrived.
+    found = archive.unpack(stream, release)
+    assert {name: entry.sha256 for name, entry in found.files.items()} | {
+        name: f"-> {target}" for name, target in found.links.items()
+    } == packed.files
+    assert found.header["commit"] == packed.commit
+    assert (release / "dags" / "link.py").read_text() == (dags / "a.py").read_text()
+
+
+def test_packed_tree_names_nobody_of_this_machine(dags: Path, work: Path) -> None:
+    with tarfile.open(source.as_it_stands(dags, work)) as packed:
+        assert {(member.uid, member.gid, member.uname) for member in packed} == {(0, 0, "")}
+
+
+def test_branch_of_a_remote_is_fetched_and_packed(dags: Path, work: Path) -> None:
+    tree = source.clone(f"file://{dags.parent}", "main", work)
+    packed = source.collect(tree / "dags", work)
+    assert packed.commit == git(dags, "rev-parse", "HEAD")
+    assert packed.origin is not None
+    assert (packed.origin["repository"], packed.origin["ref"]) == (f"file://{dags.parent}", "main")
+
+
+def test_branch_that_does_not_exist_is_an_error(dags: Path, work: Path) -> None:
+    with pytest.raises(OpsError, match=r"git clone.*gone"):
+        source.clone(f"file://{dags.parent}", "gone", work)
