@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # broker is frozen, and the scheduler's loop with them.
 IO_TIMEOUT_SECONDS = 1.0
 _STOCK_BACKEND = "db+"
-_OWN_BACKEND = "ops_agent.celery_results:Backend+"
+_OWN_BACKEND = "ops_airflow.celery.results:Backend+"
 
 
 def for_the_fleet(base: Mapping[str, Any], queues: Iterable[str]) -> dict[str, Any]:
@@ -80,8 +80,8 @@ def _connections(base: Mapping[str, Any]) -> dict[str, Any]:
 
 def _worker(base: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "worker_consumer": "ops_agent.celery_consumer:Consumer",
-        "worker_pool": "ops_agent.celery_pool:TaskPool",
+        "worker_consumer": "ops_airflow.celery.consumer:Consumer",
+        "worker_pool": "ops_airflow.celery.pool:TaskPool",
         # That consumer reckons the prefetch after a lost connection itself.
         "worker_enable_prefetch_count_reduction": False,
         # Its queue would be a classic one, lost with its node, and every task on a host could ask all workers to stop.

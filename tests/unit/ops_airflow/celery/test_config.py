@@ -32,7 +32,7 @@ def test_queues_are_the_brokers_and_nobody_declares_one(config: dict[str, Any]) 
 
 
 def test_results_are_not_pickles(config: dict[str, Any]) -> None:
-    own = "ops_agent.celery_results:Backend+postgresql+psycopg2://celery:p@10.0.0.1:6432/airflow"
+    own = "ops_airflow.celery.results:Backend+postgresql+psycopg2://celery:p@10.0.0.1:6432/airflow"
     assert config["result_backend"] == own
 
 
@@ -61,8 +61,8 @@ def test_frozen_broker_holds_nobody_up(config: dict[str, Any]) -> None:
 def test_lost_connection_costs_no_task_and_no_slot(config: dict[str, Any]) -> None:
     assert config["worker_cancel_long_running_tasks_on_connection_loss"] is False
     assert config["worker_enable_prefetch_count_reduction"] is False
-    assert config["worker_consumer"] == "ops_agent.celery_consumer:Consumer"
-    assert config["worker_pool"] == "ops_agent.celery_pool:TaskPool"
+    assert config["worker_consumer"] == "ops_airflow.celery.consumer:Consumer"
+    assert config["worker_pool"] == "ops_airflow.celery.pool:TaskPool"
 
 
 def test_no_task_can_stop_the_workers(config: dict[str, Any]) -> None:
