@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ops_release import ReleaseError
-from ops_release.manifest import refuse_id
+from ops_release.manifest import Manifest, load, refuse_id
 from ops_release.run import ProbeError, run
 
 ANSWER_SECONDS = 5.0
@@ -16,6 +16,22 @@ def release_of(target: Path) -> str:
     if target.parent.name != "releases":
         raise ReleaseError(f"the link leads to {target}, which is no release")
     return refuse_id(target.name)
+
+
+def linked(share: Path, name: str) -> str | None:
+    """Return the id that a link of the share names, if it names one."""
+    try:
+        return release_of((share / name).readlink())
+    except (OSError, ReleaseError):
+        return None
+
+
+def published(share: Path, release_id: str) -> Manifest:
+    """Read a release's manifest; raise ReleaseError if there is no such release."""
+    directory = share / "releases" / refuse_id(release_id)
+    if not directory.is_dir():
+        raise ReleaseError(f"there is no release {release_id} on the share; see `ops releases`")
+    return load(directory)
 
 
 def current_within(share: Path, seconds: float) -> str:

@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 from ops_agent.dags import stream as archive
 from ops_release import SHARE, ReleaseError, durable
 from ops_release.manifest import ID, NAME, Manifest, load, new_id, refuse_id
-from ops_release.share import release_of
+from ops_release.share import linked, published
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -49,17 +49,11 @@ class Store:
 
     def current(self) -> str | None:
         """Return the id that `current` names, if it names one."""
-        return self._named("current")
+        return linked(self.root, "current")
 
     def previous(self) -> str | None:
         """Return the id that `previous` names, if it names one."""
-        return self._named("previous")
-
-    def _named(self, link: str) -> str | None:
-        try:
-            return release_of((self.root / link).readlink())
-        except (OSError, ReleaseError):
-            return None
+        return linked(self.root, "previous")
 
     def path(self, release_id: str) -> Path:
         """Return a release's directory; raise ReleaseError for what is no id."""
@@ -67,9 +61,7 @@ class Store:
 
     def load(self, release_id: str) -> Manifest:
         """Read a release's manifest; raise ReleaseError if there is no such release."""
-        if not self.path(release_id).is_dir():
-            raise ReleaseError(f"there is no release {release_id} on the share; see `ops releases`")
-        return load(self.path(release_id))
+        return published(self.root, release_id)
 
     def ids(self) -> list[str]:
         """Return the ids of all releases, the newest first."""

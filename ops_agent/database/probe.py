@@ -4,7 +4,6 @@ import json
 from typing import Any
 
 from ops_agent.host.psql import COMMAND
-from ops_agent.scheduler.probe import LEASE
 from ops_release.run import ProbeError, run
 
 _TIMEOUT_SECONDS = 2.0
@@ -37,19 +36,26 @@ SELECT json_build_object(
     'import_errors', (SELECT count(*) FROM import_error),
     'import_error_files', (
       SELECT coalesce(json_agg(filename), '[]') FROM (
-        SELECT filename FROM import_error ORDER BY timestamp DESC LIMIT 5) AS newest)));
+        SELECT filename FROM import_error ORDER BY timestamp DESC LIMIT 5) AS newest),
+    'paused_with_queued_runs', (
+      SELECT coalesce(json_object_agg(dag_id, runs), '{}') FROM (
+        SELECT dag_id, count(*) AS runs FROM dag_run JOIN dag USING (dag_id)
+        WHERE state = 'queued' AND is_paused GROUP BY dag_id ORDER BY runs DESC, dag_id LIMIT 5) AS waiting)));
 \endif
 \if :has_lease
 SELECT jsonb_build_object('lease', lease) FROM (:lease) AS found;
 \endif
-""".replace(":lease", LEASE)
+"""
 
 
-def probe() -> dict[str, Any]:
-    """Ask the local server as its own administrator over the socket; raise ProbeError if it does not answer."""
+def probe(lease: str) -> dict[str, Any]:
+    """Ask the local server as its own administrator over the socket; raise ProbeError if it does not answer.
+
+    `lease` is the SELECT of the scheduler lease's one row, `lease`.
+    """
     command = [*COMMAND, "-v", f"heartbeat_seconds={_HEARTBEAT_SECONDS}"]
     found: dict[str, Any] = {}
-    for line in run(command, stdin=_SCRIPT, timeout_seconds=_TIMEOUT_SECONDS).splitlines():
+    for line in run(command, stdin=_SCRIPT.replace(":lease", lease), timeout_seconds=_TIMEOUT_SECONDS).splitlines():
         try:
             found |= json.loads(line)
         except ValueError:
