@@ -1,4 +1,4 @@
-"""The broker goes away, for everybody or for the active scheduler: tasks wait, none fails, no failover is made of it."""
+"""The broker goes away, for everybody or for the active scheduler: tasks wait, none fails, nobody fails over."""
 
 import time
 
