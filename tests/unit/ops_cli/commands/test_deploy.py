@@ -54,7 +54,7 @@ class Fleet:
         return {"validation": validation, "digest": digest, "files": {"a.py": {"sha256": "old"}}, "links": {}}
 
     def health(self, _seconds: float) -> dict[str, Any]:
-        return {"pools": ["default_pool"]}
+        return {"pools": {"default_pool": 128}}
 
     def all(self) -> dict[str, Any]:
         found = [
@@ -72,7 +72,7 @@ class Fleet:
         return self.manifests.get(release, {})
 
     def validate(self, _archive: Path, known: dict[str, Any]) -> tuple[str, bool]:
-        assert known == {"pools": ["default_pool"]}
+        assert known == {"pools": {"default_pool": 128}}
         self.calls.append("validate")
         return json.dumps(self.report), self.refused
 
