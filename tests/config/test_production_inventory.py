@@ -40,8 +40,8 @@ def environment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 
 
 @pytest.fixture(scope="module")
-def run(environment: Path) -> Run:
-    password = environment.parent / "password"
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    password = tmp_path_factory.mktemp("vault") / "password"
     password.write_text(f"{PHRASE}\n")
 
     def run(program: str, *words: str) -> subprocess.CompletedProcess[str]:
