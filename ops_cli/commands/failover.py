@@ -1,20 +1,19 @@
 """`ops failover`: moves the scheduler to another host, and tells what it cost."""
 # ruff: noqa: FBT002 (typer names its options)
 
-import getpass
 import io
 import json
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from ops_cli.console import tables
 from ops_cli.console.errors import OpsError
 from ops_cli.console.options import Format
 from ops_cli.console.prompt import confirm
-from ops_cli.fleet import inventory, ssh
+from ops_cli.fleet import caller, inventory, ssh
 from ops_cli.fleet.conversation import RemoteError
 from ops_cli.fleet.inventory import Host, Inventory
 from ops_cli.fleet.lock import Operation, operation
@@ -61,7 +60,7 @@ def failover(  # noqa: PLR0913, PLR0917
         _history(fleet, output)
         return
     switchover.check_arguments(fleet, to, reason)
-    console = render.console(stderr=True)
+    console = tables.console(stderr=True)
     with console.status("Asking the database and the lease keepers"):
         seen = look(fleet)
     if output is Format.TABLE:
@@ -76,7 +75,7 @@ def failover(  # noqa: PLR0913, PLR0917
     if output is Format.JSON:
         typer.echo(json.dumps(result))
     else:
-        render.console().print(render.result(result))
+        tables.console().print(render.result(result))
     _judge(fleet.env, plan, result)
 
 
@@ -85,7 +84,7 @@ def look(fleet: Inventory) -> switchover.Situation:
 
     Raises NotCheckedError or RefusedError if there is no lease to ask about.
     """
-    database, schedulers = fleet.tier("database")[0], fleet.tier("scheduler")
+    database, schedulers = fleet.database, fleet.tier("scheduler")
     said = {host.name: answer for host, answer in zip(schedulers, _ask(schedulers, "keeper"), strict=True)}
     lease = switchover.refuse_without_lease(fleet.env, database.name, _ask([database], "status")[0])
     rows = {row["name"]: row for row in lease["hosts"]}
@@ -114,7 +113,7 @@ def _read(reply: ssh.Reply) -> dict[str, Any]:
 def _carry_out(fleet: Inventory, plan: Plan, reason: str, running: Operation, console: Console) -> dict[str, Any]:
     """Have the database host move the lease, and say each step as it happens."""
     running.hosts = [host for host in (plan.source, plan.target) if host]
-    request = plan.request(why=reason, by=f"{getpass.getuser()}@{socket.gethostname()}")
+    request = plan.request(why=reason, by=caller.name())
     running.check()
     result: dict[str, Any] = {}
     try:
@@ -132,7 +131,7 @@ def _carry_out(fleet: Inventory, plan: Plan, reason: str, running: Operation, co
 
 
 def _steps(fleet: Inventory, request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    database = fleet.tier("database")[0]
+    database = fleet.database
     stdin = io.BytesIO(json.dumps(request).encode())
     try:
         for line in ssh.stream(database, f"{ssh.AGENT} lease change", stdin=stdin, timeout_seconds=_SILENCE_SECONDS):
@@ -153,9 +152,9 @@ def _judge(env: str, plan: Plan, result: Mapping[str, Any]) -> None:
 
 
 def _history(fleet: Inventory, output: Format) -> None:
-    database = fleet.tier("database")[0]
+    database = fleet.database
     changes = switchover.read_history(fleet.env, database.name, _ask([database], "history")[0])
     if output is Format.JSON:
         typer.echo(json.dumps(changes, indent=2))
     else:
-        render.console().print(render.history(changes))
+        tables.console().print(render.history(changes))

@@ -15,7 +15,7 @@ from ops_cli.console import prompt
 from ops_cli.console.errors import UsageError
 from ops_cli.console.options import Format
 from ops_cli.console.tables import duration, size
-from ops_cli.fleet import agent, inventory
+from ops_cli.fleet import agent, caller, inventory
 from ops_cli.fleet.lock import operation
 
 
@@ -35,7 +35,7 @@ class Request:
 
     def words(self, *, dry_run: bool) -> list[str]:
         """Return the words for `ops-agent`; the policy itself goes by standard input."""
-        words = ["vacuum", "--who", agent.who()]
+        words = ["vacuum", "--who", caller.name()]
         for name, value in (
             ("older-than", self.older_than),
             ("policy", None if self.policy is None else "-"),
@@ -92,7 +92,7 @@ def vacuum(  # noqa: PLR0913 - options of a command
     text = _read(policy) if policy else None
     request = Request(older_than, text, dag, keep_last, tables, archive_to, no_archive, max_duration, reclaim)
     fleet = inventory.load(env or ctx.obj["env"], inventory.find_home())
-    host = fleet.tier("database")[0]
+    host = fleet.database
     plan = agent.result(host, request.words(dry_run=True), stdin=text or "", tell=describe)
     console = Console(stderr=not dry_run or output is Format.JSON)
     console.print(planned(plan))

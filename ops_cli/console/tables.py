@@ -1,15 +1,19 @@
 """Answers on standard output: a console that fits them, and figures in words."""
 
+from datetime import datetime
+
 from rich.console import Console
 
 _WIDTH_WITHOUT_TERMINAL = 160
 
 
-def console() -> Console:
-    """Return standard output for a table, wide enough where there is no terminal to fit."""
-    out = Console(highlight=False)
+def console(*, stderr: bool = False) -> Console:
+    """Return standard output or error for a table, wide enough where there is no terminal to fit."""
+    found = Console(highlight=False, stderr=stderr)
     # A pipe has no width; the 80 columns rich assumes would fold every line of a report.
-    return out if out.is_terminal else Console(highlight=False, width=_WIDTH_WITHOUT_TERMINAL)
+    if not found.is_terminal:
+        found.width = _WIDTH_WITHOUT_TERMINAL
+    return found
 
 
 def duration(seconds: float) -> str:
@@ -18,6 +22,11 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def ago(moment: str, now: datetime) -> str:
+    """Return how long before `now` a time in ISO 8601 was, as a time span."""
+    return duration(max(0.0, (now - datetime.fromisoformat(moment)).total_seconds()))
 
 
 def size(count: float) -> str:

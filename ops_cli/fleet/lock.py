@@ -1,9 +1,7 @@
 """What every command that changes something takes first: a lock that names its holder and leaves an audit line."""
 
-import getpass
 import json
 import shlex
-import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,7 +9,7 @@ from threading import Event, Thread
 from typing import Any
 
 from ops_cli.console.errors import ExitCode, OpsError
-from ops_cli.fleet import ssh
+from ops_cli.fleet import caller, ssh
 from ops_cli.fleet.conversation import Conversation
 from ops_cli.fleet.inventory import Inventory
 
@@ -50,12 +48,12 @@ def operation(fleet: Inventory, verb: str, *, lock: str, reason: str = "") -> It
     Raises LockHeldError if another operation has it, UnreachableError if the database host cannot be asked. An error of
     the block is written into the audit line and raised on.
     """
-    keeper = fleet.tier("database")[0]
-    with ssh.converse(keeper, f"{ssh.AGENT} operation --lock {shlex.quote(lock)}") as conversation:
+    database = fleet.database
+    with ssh.converse(database, f"{ssh.AGENT} operation --lock {shlex.quote(lock)}") as conversation:
         conversation.send(json.dumps(_introduction(verb, reason)))
         answer = json.loads(next(conversation.lines(_LOCK_TIMEOUT_SECONDS), "{}"))
         if not answer.get("held"):
-            raise _refusal(keeper.name, lock, answer, conversation)
+            raise _refusal(database.name, lock, answer, conversation)
         over = Event()
         running = Operation(conversation)
         Thread(target=_stay_alive, args=(running, over), daemon=True).start()
@@ -70,7 +68,7 @@ def operation(fleet: Inventory, verb: str, *, lock: str, reason: str = "") -> It
 
 
 def _introduction(verb: str, reason: str) -> dict[str, str]:
-    return {"who": getpass.getuser(), "from": socket.gethostname(), "verb": verb, "reason": reason}
+    return {"who": caller.user(), "from": caller.machine(), "verb": verb, "reason": reason}
 
 
 def _refusal(host: str, lock: str, answer: dict[str, Any], conversation: Conversation) -> OpsError:

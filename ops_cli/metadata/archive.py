@@ -13,10 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ops_cli.console.options import Format
-from ops_cli.console.tables import size
+from ops_cli.console.tables import console, size
 from ops_cli.fleet import agent
-
-_WIDTH_WITHOUT_TERMINAL = 160
 
 
 class Rows(StrEnum):
@@ -32,8 +30,7 @@ def show(found: Any, output: Format, drawn: RenderableType) -> None:
     if output is Format.JSON:
         typer.echo(json.dumps(found, indent=2))
         return
-    console = Console(highlight=False)
-    (console if console.is_terminal else Console(highlight=False, width=_WIDTH_WITHOUT_TERMINAL)).print(drawn)
+    console().print(drawn)
 
 
 def show_rows(names: Sequence[str], rows: Iterable[Sequence[Any]], output: Rows) -> None:
