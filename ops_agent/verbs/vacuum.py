@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ops_agent.host import python, user
 from ops_agent.metadata import runs
 from ops_agent.metadata import settings as settings_file
 from ops_agent.metadata.shelf.manifest import ArchiveError
@@ -58,13 +59,15 @@ def run(arguments: argparse.Namespace) -> int:
     # systemd's stop, and a hang-up of the session of `ops`: end as a failure does, so that files and database agree.
     for each in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(each, _stop)
-    settings_file.use_libraries()
+    python.borrow("pyarrow", settings_file.LIBRARIES)
     settings: Settings | None = None
     result: dict[str, Any] = {}
     error, code = "", FAILED
     try:
         settings = settings_file.load(arguments.archive_settings)
-        settings_file.become(settings.user)
+        user.become(settings.user)
+        # The timer and `ops` write the same files, for the same readers.
+        os.umask(0o027)
         pace.step_back()
         os.environ.update(settings.environment)
         result = _vacuum(arguments, settings)
