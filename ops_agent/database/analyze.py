@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from ops_agent.host.psql import COMMAND
+from ops_agent.host.psql import command as psql
 from ops_release.run import ProbeError, run
 
 _TIMEOUT_SECONDS = 60.0
@@ -119,7 +119,7 @@ def report(*, floor_bytes: int = 1 << 20, floor_rows: int = 10_000) -> dict[str,
 
     Raises ProbeError if the server does not answer.
     """
-    command = [*COMMAND, "-v", f"floor_bytes={floor_bytes}", "-v", f"floor_rows={floor_rows}"]
+    command = [*psql(), "-v", f"floor_bytes={floor_bytes}", "-v", f"floor_rows={floor_rows}"]
     script = f"SET statement_timeout = '50s';\n{_BLOAT}\nSET default_transaction_read_only = on;\n{_REPORT}"
     return read(run(command, stdin=script, timeout_seconds=_TIMEOUT_SECONDS))
 
