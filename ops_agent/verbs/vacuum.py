@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     import argparse
 
     from ops_agent.metadata.settings import Settings
-    from ops_agent.metadata.take.engine import Request, Vacuum
+    from ops_agent.metadata.take.engine import Vacuum
+    from ops_agent.metadata.take.plan import Request
     from ops_agent.metadata.take.policy import Policy
 
 
@@ -88,7 +89,7 @@ def _vacuum(arguments: argparse.Namespace, settings: Settings) -> dict[str, Any]
 def _request(arguments: argparse.Namespace, settings: Settings) -> Request:
     from ops_agent.metadata import holds  # noqa: PLC0415
     from ops_agent.metadata.take import graph  # noqa: PLC0415
-    from ops_agent.metadata.take.engine import Request  # noqa: PLC0415
+    from ops_agent.metadata.take.plan import Request  # noqa: PLC0415
 
     roots = {family.root.rpartition(".")[2]: family.root for family in graph.FAMILIES}
     wanted = [name for name in arguments.tables.split(",") if name]
