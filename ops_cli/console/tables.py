@@ -4,16 +4,19 @@ from datetime import datetime
 
 from rich.console import Console
 
+# A pipe has no width; the 80 columns rich assumes would fold every line of a table.
 _WIDTH_WITHOUT_TERMINAL = 160
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Return standard output or error for a table, wide enough where there is no terminal to fit."""
-    found = Console(highlight=False, stderr=stderr)
-    # A pipe has no width; the 80 columns rich assumes would fold every line of a report.
-    if not found.is_terminal:
-        found.width = _WIDTH_WITHOUT_TERMINAL
-    return found
+    """Return standard output or error, wide enough where there is no terminal to fit.
+
+    What is printed there comes from elsewhere: brackets and colons in it are text, never markup.
+    """
+    out = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    if not out.is_terminal:
+        out.width = _WIDTH_WITHOUT_TERMINAL
+    return out
 
 
 def duration(seconds: float) -> str:

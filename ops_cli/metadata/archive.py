@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 import typer
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -57,7 +57,7 @@ def verifying(event: agent.Line) -> str:
 def restoring(event: agent.Line) -> str:
     """Say how far a restore is; an archive that had to be left out is named for good."""
     if event["event"] == "skipped":
-        Console(stderr=True).print(Text(f"left out: {event['error']}"))
+        console(stderr=True).print(f"left out: {event['error']}")
         return ""
     return f"{event['rows']:,} rows of {event['runs']:,} runs"
 
