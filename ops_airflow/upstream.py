@@ -79,6 +79,26 @@ PARTS = (
         "celery.task_exit: looks on while a process ends",
     ),
     Part(
+        "celery.worker.consumer.tasks.Tasks.start",
+        "1c15ceddac6764a98d7dac74f914dfda85a686bdd061cca432c3a4cfe9a6911f",
+        "celery.consumer: begins with the free slots",
+    ),
+    Part(
+        "celery.worker.consumer.tasks.Tasks.stop",
+        "b082b2099f09ba2990beca89ae7e283702a09083ff210b3f6549c3330a40edc1",
+        "celery.consumer: extended",
+    ),
+    Part(
+        "celery.concurrency.asynpool.AsynPool.flush",
+        "7315a8aaaf155e0c52f6f1d713366c2b154a83edd8b9bb039fcf61badf2decc5",
+        "celery.pool: keeps busy processes busy",
+    ),
+    Part(
+        "celery.backends.database.DatabaseBackend.exception_to_python",
+        "863e25a1c14630afbacbdeb77620a44e94fb0008fecd2100af876ce3a248b308",
+        "celery.results: names a failure as text instead of making it",
+    ),
+    Part(
         f"{_MANAGER}.__init__",
         "e620ba26deacae4b191af1be8480a5f8430e10cc1f5ceab4f73c1d947635646a",
         "dags.processor: extended",
