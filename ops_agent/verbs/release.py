@@ -16,7 +16,8 @@ On the publisher host, as root:
                         "files": {path: {"sha256", "size", "executable"}}, "links": {path: target}
     restore             {"restored": [ids], "current"}: puts back from this host's copies what the share has lost, and
                         makes the last good release current if none is
-    prune --keep N      {"removed": [ids], "kept": [{"id", "reasons": [...]}]}; refused while the database is silent
+    prune --keep N [--dry-run]
+                        {"removed": [ids], "kept": [{"id", "reasons": [...]}]}; refused while the database is silent
 
 On every Airflow host, as root or airflow:
 
@@ -70,7 +71,9 @@ def add(verbs: Any) -> None:
     of_one = {"flip": "make it current", "show": "print its manifest"}
     for name, text in of_one.items():
         actions.add_parser(name, help=text).add_argument("id")
-    actions.add_parser("prune", help="remove what nothing needs").add_argument("--keep", type=int, required=True)
+    prune = actions.add_parser("prune", help="remove what nothing needs")
+    prune.add_argument("--keep", type=int, required=True)
+    prune.add_argument("--dry-run", action="store_true", help="say what would be removed")
     warm = actions.add_parser("warm", help="copy it to this host")
     warm.add_argument("id", nargs="?", help="default: the current release")
     warm.add_argument("--unused-days", type=float, default=7.0, help="remove other copies unused for so long")
