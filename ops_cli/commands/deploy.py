@@ -5,13 +5,13 @@ import tempfile
 import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+import click
 
-from ops_cli.console import hints, prompt
+from ops_cli.console import hints, options, prompt
 from ops_cli.console.errors import OpsError
-from ops_cli.console.options import Format
+from ops_cli.console.options import Format, Shared
 from ops_cli.console.steps import Steps
 from ops_cli.dags import changes, draw, git, last_tried, source, stranded, watch
 from ops_cli.dags.deployment import Deployment
@@ -29,26 +29,44 @@ class RefusedError(OpsError):
     of_the_commit = True
 
 
-def deploy(  # noqa: PLR0913, PLR0917
-    ctx: typer.Context,
-    path: Annotated[Path, typer.Argument(help="The directory of DAG files.")] = Path("dags"),
-    git_ref: Annotated[str, typer.Option("--git-ref", help="Deploy this commit, branch or tag, not HEAD.")] = "",
-    git_url: Annotated[
-        str, typer.Option("--git-url", help="Fetch --git-ref, a branch or tag, from there; PATH is within it.")
-    ] = "",
-    if_moved: Annotated[
-        Path | None, typer.Option(help="With --git-url: only a head that this file does not remember; for a timer.")
-    ] = None,
-    message: Annotated[str, typer.Option(help="What to remember it by; the commit's subject if not given.")] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Validate and compare; change nothing.")] = False,  # noqa: FBT002
-    watch_for: Annotated[
-        str, typer.Option("--watch", metavar="DURATION", help="Look after it for so long (10m) and roll back if worse.")
-    ] = "",
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,  # noqa: FBT002
-    allow_dirty: Annotated[bool, typer.Option("--allow-dirty", help="Deploy uncommitted changes too.")] = False,  # noqa: FBT002
-    force: Annotated[bool, typer.Option("--force", help=stranded.FORCE)] = False,  # noqa: FBT002
-    env: Annotated[str | None, typer.Option(help="The environment, if not given before the command.")] = None,
-    output: Annotated[Format, typer.Option("--format", help="Words to read, or one JSON object.")] = Format.TABLE,
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path), default=Path("dags"), help="The directory of DAG files.")
+@click.option("--git-ref", default="", help="Deploy this commit, branch or tag, not HEAD.")
+@click.option("--git-url", default="", help="Fetch --git-ref, a branch or tag, from there; PATH is within it.")
+@click.option(
+    "--if-moved",
+    type=click.Path(path_type=Path),
+    help="With --git-url: only a head that this file does not remember; for a timer.",
+)
+@click.option("--message", default="", help="What to remember it by; the commit's subject if not given.")
+@options.dry_run("Validate and compare; change nothing.")
+@click.option(
+    "--watch",
+    "watch_for",
+    default="",
+    metavar="DURATION",
+    help="Look after it for so long (10m) and roll back if worse.",
+)
+@options.yes
+@options.flag("--allow-dirty", "Deploy uncommitted changes too.")
+@options.flag("--force", stranded.FORCE)
+@options.env
+@options.output("Words to read, or one JSON object.")
+@click.pass_obj
+def deploy(  # noqa: PLR0913 - options of a command
+    shared: Shared,
+    path: Path,
+    *,
+    git_ref: str,
+    git_url: str,
+    if_moved: Path | None,
+    message: str,
+    dry_run: bool,
+    watch_for: str,
+    yes: bool,
+    allow_dirty: bool,
+    force: bool,
+    output: Format,
 ) -> None:
     """Put a directory of DAG files into service as a new release; runs in flight finish on the code they began with.
 
@@ -71,7 +89,7 @@ def deploy(  # noqa: PLR0913, PLR0917
     memory = last_tried.memory(if_moved, git_url, git_ref)
     if memory and not memory.moved():
         return
-    fleet = inventory.load(env or ctx.obj["env"], inventory.find_home())
+    fleet = inventory.load(shared.env, inventory.find_home())
     lock: AbstractContextManager[Operation | None] = (
         nullcontext() if dry_run else operation(fleet, "deploy", lock="dags", reason=message)
     )
@@ -95,12 +113,12 @@ def deploy(  # noqa: PLR0913, PLR0917
             if memory and not dry_run:
                 memory.note_failure(commit, error)
             if output is Format.JSON:
-                typer.echo(json.dumps(done.as_json()))
+                click.echo(json.dumps(done.as_json()))
             raise
     if output is Format.JSON:
-        typer.echo(json.dumps(done.as_json()))
+        click.echo(json.dumps(done.as_json()))
     else:
-        typer.echo(_said(done, fleet.env, dry_run=dry_run))
+        click.echo(_said(done, fleet.env, dry_run=dry_run))
 
 
 class _Job:

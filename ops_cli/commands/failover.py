@@ -1,20 +1,19 @@
 """`ops failover`: moves the scheduler to another host, and tells what it cost."""
-# ruff: noqa: FBT002 (typer names its options)
 
 import getpass
 import io
 import json
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+import click
 from rich.console import Console
 from rich.text import Text
 
-from ops_cli.console import hints
+from ops_cli.console import hints, options
 from ops_cli.console.errors import OpsError
-from ops_cli.console.options import Format
+from ops_cli.console.options import Format, Shared
 from ops_cli.console.prompt import confirm
 from ops_cli.console.tables import console
 from ops_cli.fleet import inventory, ssh
@@ -31,18 +30,26 @@ _SILENCE_SECONDS = 60
 _DOWN = 3
 
 
-def failover(  # noqa: PLR0913, PLR0917
-    ctx: typer.Context,
-    to: Annotated[str | None, typer.Option(help="The host that shall schedule; without it a ready standby.")] = None,
-    reason: Annotated[str, typer.Option(help="Why; kept with the lease's history and the audit line.")] = "",
-    force: Annotated[
-        bool, typer.Option("--force", help="Start even without proof that the old one is fenced.")
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    history: Annotated[bool, typer.Option("--history", help="Show the last 100 changes of the active one.")] = False,
-    env: Annotated[str | None, typer.Option(help="The environment, if not given before the command.")] = None,
-    output: Annotated[Format, typer.Option("--format", help="A table to read, or JSON to parse.")] = Format.TABLE,
+@click.command()
+@click.option("--to", metavar="HOST", help="The host that shall schedule; without it a ready standby.")
+@click.option("--reason", default="", help="Why; kept with the lease's history and the audit line.")
+@options.flag("--force", "Start even without proof that the old one is fenced.")
+@options.dry_run("Say what would be done, and change nothing.")
+@options.yes
+@options.flag("--history", "Show the last 100 changes of the active one.")
+@options.env
+@options.output("A table to read, or JSON to parse.")
+@click.pass_obj
+def failover(  # noqa: PLR0913 - options of a command
+    shared: Shared,
+    *,
+    to: str | None,
+    reason: str,
+    force: bool,
+    dry_run: bool,
+    yes: bool,
+    history: bool,
+    output: Format,
 ) -> None:
     """Move the scheduler to another host.
 
@@ -59,7 +66,7 @@ def failover(  # noqa: PLR0913, PLR0917
     none came within 10 s), orphans (tasks the old one left queued or running) and orphans_adopted_s (from the new one's
     start until all of them are its own). All times are the database's.
     """
-    fleet = inventory.load(env or ctx.obj["env"], inventory.find_home())
+    fleet = inventory.load(shared.env, inventory.find_home())
     if history:
         _history(fleet, output)
         return
@@ -71,13 +78,13 @@ def failover(  # noqa: PLR0913, PLR0917
         talk.print(render.topology(seen))
     plan = switchover.decide(seen, to, force=force)
     if dry_run:
-        typer.echo(json.dumps(plan.as_json()) if output is Format.JSON else plan.consequence)
+        click.echo(json.dumps(plan.as_json()) if output is Format.JSON else plan.consequence)
         return
     confirm(plan.consequence, fleet.env, yes=yes)
     with operation(fleet, "failover", lock="scheduler", reason=reason) as running:
         result = _carry_out(fleet, plan, reason, running, talk)
     if output is Format.JSON:
-        typer.echo(json.dumps(result))
+        click.echo(json.dumps(result))
     else:
         console().print(render.result(result))
     _judge(fleet.env, plan, result)
@@ -168,6 +175,6 @@ def _history(fleet: Inventory, output: Format) -> None:
     database = fleet.tier("database")[0]
     changes = switchover.read_history(fleet.env, database.name, _ask([database], "history")[0])
     if output is Format.JSON:
-        typer.echo(json.dumps(changes, indent=2))
+        click.echo(json.dumps(changes, indent=2))
     else:
         console().print(render.history(changes))

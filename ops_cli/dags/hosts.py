@@ -136,9 +136,9 @@ class ReleaseHosts:
                 return self.show(release)
         return {}
 
-    def prune(self, keep: int) -> dict[str, Any]:
-        """Remove the releases that nothing needs but the `keep` newest."""
-        return self._release(f"prune --keep {keep}", _PUBLISH_SECONDS)
+    def prune(self, keep: int, *, dry_run: bool) -> dict[str, Any]:
+        """Remove the releases that nothing needs but the `keep` newest, or with `dry_run` say which."""
+        return self._release(f"prune --keep {keep}{' --dry-run' * dry_run}", _PUBLISH_SECONDS)
 
     def _release(self, words: str, seconds: float = _QUICK_SECONDS) -> dict[str, Any]:
         return self._json(self.publisher, f"release {words}", seconds)

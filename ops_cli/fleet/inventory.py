@@ -6,12 +6,14 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ops_cli.console import hints
 from ops_cli.console.errors import OpsError, UsageError
+from ops_cli.fleet import remembered
 
 # The order in which a request travels through the fleet; tables and JSON follow it.
 TIERS = ("lb", "web", "scheduler", "worker", "broker", "database", "share")
@@ -95,7 +97,16 @@ def load(env: str, home: Path) -> Inventory:
     available = environments(home)
     if env not in available:
         raise UsageError(f"no environment {env!r}; there are: {', '.join(available) or 'none'}")
-    return parse(env, _list(env, home))
+    directory = home / "inventories" / env
+    key = remembered.key(directory, home)
+    if key and (kept := remembered.recall(directory, key)):
+        with suppress(TypeError, KeyError):
+            hosts = tuple(Host(**host) for host in kept["hosts"])
+            return Inventory(env, hosts, {name: tuple(members) for name, members in kept["groups"].items()})
+    found = parse(env, _list(env, home))
+    if key:
+        remembered.keep(directory, key, {"hosts": [asdict(host) for host in found.hosts], "groups": dict(found.groups)})
+    return found
 
 
 def parse(env: str, listing: Mapping[str, Any]) -> Inventory:

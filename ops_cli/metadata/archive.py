@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import Any
 
-import typer
+import click
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -28,7 +28,7 @@ class Rows(StrEnum):
 def show(found: Any, output: Format, drawn: RenderableType) -> None:
     """Print an answer as it was asked for."""
     if output is Format.JSON:
-        typer.echo(json.dumps(found, indent=2))
+        click.echo(json.dumps(found, indent=2))
         return
     console().print(drawn)
 
@@ -41,7 +41,7 @@ def show_rows(names: Sequence[str], rows: Iterable[Sequence[Any]], output: Rows)
         writer.writerows(rows)
     elif output is Rows.JSON:
         for row in rows:
-            typer.echo(json.dumps(dict(zip(names, row, strict=True))))
+            click.echo(json.dumps(dict(zip(names, row, strict=True))))
     else:
         table = columns(*names)
         for row in rows:
