@@ -22,7 +22,7 @@ def for_the_fleet(base: Mapping[str, Any]) -> dict[str, Any]:
         "broker_native_delayed_delivery_queue_type": "classic",
         # A task counts as sent when the broker says that it has it, not when its bytes have left for the network.
         "broker_transport_options": {**base.get("broker_transport_options", {}), "confirm_publish": True},
-        "imports": (*base.get("imports", ()), "ops_airflow.celery.task_exit"),
+        "imports": (*base.get("imports", ()), "ops_airflow.celery.task_exit", "ops_airflow.celery.steps"),
         # A worker first notes that it has begun a task. While the database is away it waits with that; by default it
         # gives up after three tries at once, and the task it has taken from the queue is queued for ever.
         "result_backend_always_retry": True,
