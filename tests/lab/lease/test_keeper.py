@@ -83,7 +83,7 @@ def test_lease_is_handed_over_and_back_again(cluster: Cluster, pair: tuple[Runni
         until(lambda standby=standby: standby.health()["ready"])
         cluster.admin("DELETE FROM task_instance")
         until(lambda active=active: written(cluster, active.host))
-        cluster.ask("ops", "SELECT ops.hand_over(%s, 'test')", standby.host)
+        cluster.ask("postgres", "SELECT ops.hand_over(%s, 'test')", standby.host)
         assert_taken_over(cluster, active, standby, "test")
 
 
