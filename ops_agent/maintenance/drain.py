@@ -38,8 +38,7 @@ class Report:
 
     pid: int
     at: float
-    asked: bool
-    consuming: tuple[str, ...]
+    resting: bool
     tasks: tuple[dict[str, Any], ...]
 
 
@@ -71,8 +70,7 @@ def read_report(path: Path = REPORT) -> Report | None:
                 return None
             raw = json.loads(file.read(_MAX_REPORT_BYTES))
         tasks = tuple({str(name): value for name, value in task.items()} for task in raw["tasks"])
-        consuming = tuple(str(queue) for queue in raw["consuming"])
-        return Report(int(raw["pid"]), float(raw["at"]), raw["asked"] is True, consuming, tasks)
+        return Report(int(raw["pid"]), float(raw["at"]), raw["resting"] is True, tasks)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -116,7 +114,7 @@ def is_idle(report: Report | None, working: set[int], asked_at: float, now: floa
         return False
     if now - report.at > STALE_SECONDS:
         return True
-    return report.asked and report.at > asked_at and not report.consuming and not report.tasks
+    return report.resting and report.at > asked_at and not report.tasks
 
 
 def _show() -> Unit:
@@ -205,7 +203,7 @@ def tasks() -> int:
 def ready() -> int:
     """Return 0 if the worker that runs takes tasks, else say so and return 1."""
     report, unit = read_report(), _show()
-    if report and report.pid == unit.main_pid and report.consuming and not report.asked:
+    if report and report.pid == unit.main_pid and not report.resting:
         return 0
     sys.stderr.write("ops-agent: airflow-worker takes no tasks; type: journalctl -u airflow-worker -n 30\n")
     return 1

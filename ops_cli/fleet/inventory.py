@@ -162,10 +162,9 @@ def _host(env: str, name: str, tier: str, variables: Mapping[str, Any]) -> Host:
 
 
 def _queues(variables: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the queues of a worker: its pool's, as role airflow_worker has it, unless the inventory says others."""
-    pool = str(variables.get("airflow_worker_pool", ""))
-    queues = variables.get("airflow_worker_queues", [pool])
-    return tuple(pool if "airflow_worker_pool" in str(queue) else str(queue) for queue in queues if queue)
+    """Return the queues of a worker: its pool's alone, as role airflow_worker has it."""
+    pool = variables.get("airflow_worker_pool")
+    return (str(pool),) if pool else ()
 
 
 _LOGIN_VARIABLES = (

@@ -16,7 +16,7 @@ from ops_airflow.celery import drain as celery_drain
 
 TASK = {"id": "c0ffee", "dag_id": "d", "run_id": "r", "task_id": "t", "map_index": -1, "try_number": 2, "since": 1000.0}
 NOW = 500.0
-IDLE = worker_drain.Report(pid=7, at=NOW, asked=True, consuming=(), tasks=())
+IDLE = worker_drain.Report(pid=7, at=NOW, resting=True, tasks=())
 PARENT = """
 import subprocess, sys
 child = subprocess.Popen([sys.executable, "-c", {child!r}], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -34,20 +34,18 @@ task.kill()
 
 
 def _write(path: Path, **changes: Any) -> Path:
-    whole = {"pid": 7, "at": 1.5, "asked": False, "consuming": ["io"], "tasks": [TASK]}
+    whole = {"pid": 7, "at": 1.5, "resting": False, "tasks": [TASK]}
     path.write_text(json.dumps(whole | changes))
     return path
 
 
 def test_report_is_read_as_the_worker_wrote_it(tmp_path: Path) -> None:
     assert worker_drain.read_report(_write(tmp_path / "report.json")) == worker_drain.Report(
-        7, 1.5, asked=False, consuming=("io",), tasks=(TASK,)
+        7, 1.5, resting=False, tasks=(TASK,)
     )
 
 
-@pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"pid": 1}', "\0", '{"pid": 7, "at": 1, "consuming": 1, "tasks": [3]}']
-)
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"pid": 1}', "\0", '{"pid": 7, "at": 1, "tasks": [3]}'])
 def test_damaged_report_is_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "report.json").write_text(text)
     assert worker_drain.read_report(tmp_path / "report.json") is None
@@ -79,12 +77,11 @@ def test_name_that_would_write_to_a_terminal_is_made_plain() -> None:
         ({}, set(), True),
         ({}, {8}, False),
         ({"tasks": (TASK,)}, set(), False),
-        ({"consuming": ("io",)}, set(), False),
-        ({"asked": False}, set(), False),
+        ({"resting": False}, set(), False),
         ({"at": NOW - 11}, set(), False),
         # It looks for its broker: nothing comes from there, so the processes alone decide.
-        ({"at": NOW - 16, "asked": False, "tasks": (TASK,)}, set(), True),
-        ({"at": NOW - 16, "asked": False}, {8}, False),
+        ({"at": NOW - 16, "resting": False, "tasks": (TASK,)}, set(), True),
+        ({"at": NOW - 16, "resting": False}, {8}, False),
     ],
 )
 def test_worker_is_idle_when_it_has_nothing_and_gets_nothing(

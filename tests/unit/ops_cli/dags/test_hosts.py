@@ -25,7 +25,6 @@ def fleet(**workers: dict[str, Any]) -> inventory.Inventory:
     ("variables", "queues"),
     [
         ({"airflow_worker_pool": "cpu"}, ["cpu"]),
-        ({"airflow_worker_pool": "cpu", "airflow_worker_queues": ["{{ airflow_worker_pool }}", "gpu"]}, ["cpu", "gpu"]),
         ({}, []),
     ],
 )
