@@ -54,6 +54,9 @@ def run(words: list[str] | None = None) -> int:
     except typer.TyperException as error:
         hint = f"{error.format_message().rstrip('.')}; type: ops --help"
         code, text, failure = ExitCode(error.exit_code), hint, error.__traceback__
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        code, text, failure = ExitCode.FAILED, f"this machine: {what}; -vv shows where", error.__traceback__
     except Exception as error:  # noqa: BLE001
         # A bug, not an operating condition: its text alone may say nothing.
         hint = f"{type(error).__name__}: {error}; -vv shows where"

@@ -4,12 +4,11 @@ import json
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from ops_cli.console import prompt
 from ops_cli.console.errors import ExitCode, OpsError, UsageError
 from ops_cli.console.options import Format
-from ops_cli.console.tables import size
+from ops_cli.console.tables import console, size
 from ops_cli.fleet import agent, inventory
 from ops_cli.fleet.inventory import Host, Inventory
 from ops_cli.fleet.lock import operation
@@ -129,7 +128,7 @@ def restore(  # noqa: PLR0913 - options of a command
     if dry_run or not plan["rows"]:
         archive.show(plan, output, archive.restored(plan, "would be restored"))
         return
-    Console(stderr=True).print(archive.restored(plan, "would be restored"))
+    console(stderr=True).print(archive.restored(plan, "would be restored"))
     prompt.confirm(f"{plan['rows']:,} rows go back into the metadata database on {host.name}.", fleet.env, yes=yes)
     with operation(fleet, "archive restore", lock="metadata", reason=" ".join(target)) as running:
         running.hosts = [host.name]
@@ -164,7 +163,7 @@ def prune(  # noqa: PLR0913 - options of a command
     if dry_run or not plan["pruned"]:
         archive.show(plan, output, archive.listed(plan["pruned"]))
         return
-    Console(stderr=True).print(archive.listed(plan["pruned"]))
+    console(stderr=True).print(archive.listed(plan["pruned"]))
     count = len(plan["pruned"])
     prompt.confirm(
         f"{count} archives, {size(plan['bytes'])}, are removed for good: nobody can restore them.", fleet.env, yes=yes

@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from ops_cli.console.options import Format
-from ops_cli.console.tables import duration, size
+from ops_cli.console.tables import console, duration, size
 from ops_cli.fleet import agent, inventory
 
 app = typer.Typer(help="Look into the metadata database.", rich_markup_mode=None)
@@ -41,8 +41,7 @@ def analyze(
     if output is Format.JSON:
         typer.echo(json.dumps(report, indent=2))
         return
-    console = Console(highlight=False)
-    (console if console.is_terminal else Console(highlight=False, width=160)).print(draw(report))
+    console().print(draw(report))
 
 
 def draw(report: agent.Line) -> RenderableType:

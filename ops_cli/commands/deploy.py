@@ -9,11 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
-from ops_cli.console import prompt
+from ops_cli.console import hints, prompt
 from ops_cli.console.errors import OpsError
 from ops_cli.console.options import Format
 from ops_cli.console.steps import Steps
-from ops_cli.dags import changes, draw, last_tried, source, stranded, watch
+from ops_cli.dags import changes, draw, git, last_tried, source, stranded, watch
 from ops_cli.dags.deployment import Deployment
 from ops_cli.dags.hosts import ReleaseHosts, connected
 from ops_cli.dags.rollout import Expected, Result, Rollout
@@ -25,6 +25,8 @@ _HOUR_SECONDS = 3600
 
 class RefusedError(OpsError):
     """The gate refused the tree; the text has the first findings."""
+
+    of_the_commit = True
 
 
 def deploy(  # noqa: PLR0913, PLR0917
@@ -78,7 +80,7 @@ def deploy(  # noqa: PLR0913, PLR0917
         job, commit = _Job(hosts, steps, done, held, force=force), ""
         try:
             if git_url:
-                steps.now(f"fetching {source.without_login(git_url)}")
+                steps.now(f"fetching {git.without_login(git_url)}")
                 path, git_ref = source.clone(git_url, git_ref, Path(work)) / path, ""
             packed = source.collect(path, Path(work), ref=git_ref, message=message, allow_dirty=allow_dirty)
             commit = packed.commit
@@ -91,14 +93,14 @@ def deploy(  # noqa: PLR0913, PLR0917
         except BaseException as error:
             done.error = str(error) or "interrupted"
             if memory and not dry_run:
-                memory.note_failure(commit, done, error)
+                memory.note_failure(commit, error)
             if output is Format.JSON:
                 typer.echo(json.dumps(done.as_json()))
             raise
     if output is Format.JSON:
         typer.echo(json.dumps(done.as_json()))
     else:
-        typer.echo(_said(done, dry_run=dry_run))
+        typer.echo(_said(done, fleet.env, dry_run=dry_run))
 
 
 class _Job:
@@ -109,6 +111,7 @@ class _Job:
     ) -> None:
         self.hosts, self.steps, self.done, self.held, self.force = hosts, steps, done, held, force
         self.before: dict[str, Any] = {}
+        self.newest: str | None = None
         self.old: dict[str, Any] = {}
         self.report: dict[str, Any] = {}
 
@@ -116,7 +119,9 @@ class _Job:
         """Validate and compare; return whether there is anything to deploy."""
         self.steps.now("asking what serves now")
         self.before = self.hosts.health(_HOUR_SECONDS)
-        current = self.hosts.links()["current"]
+        links = self.hosts.links()
+        current = links["current"]
+        self.newest = next((one["id"] for one in links["releases"]), current)
         self.old = self.hosts.known(current)
         self.done.result.previous = current
         if self.old.get("digest") == packed.digest:
@@ -124,10 +129,11 @@ class _Job:
             return False
         self.steps.now("validating every DAG file")
         started = time.monotonic()
-        text, refused = self.hosts.validate(packed.archive, pools=self.before["pools"])
+        text, refused = self.hosts.validate(packed.archive, self.before)
         self.done.validated_seconds = time.monotonic() - started
         if refused:
-            raise RefusedError(f"the gate refuses it, {current or 'nothing'} serves on:\n  {draw.refusals(text)}")
+            why = draw.refusals(text, self.hosts.fleet.env)
+            raise RefusedError(f"the gate refuses it, {current or 'nothing'} serves on:\n  {why}")
         self.report = json.loads(text)
         new = {"validation": self.report, "digests": packed.files}
         self.done.changes = changes.between(self.old, new, self.hosts.served()["dags"])
@@ -149,20 +155,26 @@ class _Job:
     def bring(self, packed: source.Source, work: Path, watch_seconds: float) -> None:
         """Publish the release and put it into service."""
         result = self.done.result
-        roll = Rollout(self.hosts, self.steps.now, self._check)
+        roll = Rollout(self.hosts, self.steps.now, self._check, self.hosts.fleet.env)
         roll.check()
         self.steps.now("publishing it on the share")
         started = time.monotonic()
-        result.release = self.hosts.publish(packed, self.report, work)["release"]
+        result.release = self._published(packed) or self.hosts.publish(packed, self.report, work)["release"]
         self.done.published_seconds = time.monotonic() - started
         self._audit()
         roll.warm(result)
-        expected = Expected.of({"validation": self.report}, self.done.changes.affected)
+        expected = Expected.of({"validation": self.report, "digests": packed.files}, self.done.changes.affected)
         look = watch.Watch(watch_seconds, self.before) if watch_seconds else None
         try:
             roll.serve(result, expected, Expected.of(self.old), look)
         finally:
             self._audit()
+
+    def _published(self, packed: source.Source) -> str | None:
+        """Return the newest release if it is this one: a timer that tries again must not fill the share."""
+        known = self.hosts.known(self.newest)
+        same = all(known.get(name) == getattr(packed, name) for name in ("digest", "commit", "author", "message"))
+        return self.newest if same else None
 
     def _check(self) -> None:
         if self.held:
@@ -171,7 +183,7 @@ class _Job:
         self._refuse_stranding()
 
     def _refuse_stranding(self) -> None:
-        for line in stranded.refuse(self.hosts, self.done.changes, force=self.force):
+        for line in stranded.refuse(self.hosts, self.done.changes, self.hosts.fleet.env, force=self.force):
             self.steps.note(f"warning: {line}")
             self.done.forced = True
 
@@ -183,7 +195,7 @@ class _Job:
             self.held.result = f"{state}: {self.done.result.release} after {self.done.result.previous}{forced}"
 
 
-def _said(done: Deployment, *, dry_run: bool) -> str:
+def _said(done: Deployment, env: str, *, dry_run: bool) -> str:
     result = done.result
     if result.release and result.release == result.previous:
         return f"nothing to do: {result.release} has the same files and serves already"
@@ -193,6 +205,6 @@ def _said(done: Deployment, *, dry_run: bool) -> str:
     lines.append(
         f"{result.release} serves: validated in {done.validated_seconds or 0:.1f} s, published in "
         f"{done.published_seconds or 0:.1f} s, changed DAGs visible {result.visible_seconds or 0:.1f} s and all "
-        f"{result.verified_seconds or 0:.1f} s after the flip; back again: ops rollback"
+        f"{result.verified_seconds or 0:.1f} s after the flip; back again: {hints.ops(env, 'rollback')}"
     )
     return "\n".join(lines)

@@ -49,7 +49,7 @@ def show(
 ) -> None:
     """Show one release: commit, author, where it was deployed from, what the gate said, and its DAGs."""
     with _hosts(ctx, env) as hosts:
-        manifest = hosts.show(find(hosts.all()["releases"], release))
+        manifest = hosts.show(find(hosts.all()["releases"], release, hosts.fleet.env))
     typer.echo(json.dumps(manifest, indent=2) if output is Format.JSON else draw.described(manifest))
 
 
@@ -64,7 +64,8 @@ def diff(
     """Show what changes from one release to another, by DAG and task."""
     with _hosts(ctx, env) as hosts:
         listed = hosts.all()["releases"]
-        found = changes.between(hosts.show(find(listed, old)), hosts.show(find(listed, new)), hosts.served()["dags"])
+        before, after = (hosts.show(find(listed, wanted, hosts.fleet.env)) for wanted in (old, new))
+        found = changes.between(before, after, hosts.served()["dags"])
     if output is Format.JSON:
         typer.echo(json.dumps(found.as_json(), indent=2))
     else:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ops_cli.console import prompt
+from ops_cli.console import hints, prompt
 from ops_cli.console.errors import OpsError
 from ops_cli.console.options import Format
 from ops_cli.console.steps import Steps
@@ -39,25 +39,25 @@ def rollback(  # noqa: PLR0913, PLR0917
     with lock as held, connected(fleet) as hosts, Steps().shown() as steps:
         steps.now("asking what serves now")
         listed = hosts.links()
-        wanted = find(listed["releases"], release) if release else listed["previous"]
+        wanted = find(listed["releases"], release, fleet.env) if release else listed["previous"]
         if not wanted:
-            raise OpsError("there is no previous release; type: ops releases")
+            raise OpsError(f"there is no previous release; type: {hints.ops(fleet.env, 'releases list')}")
         if wanted == listed["current"]:
-            raise OpsError(f"{wanted} serves already; type: ops releases")
+            raise OpsError(f"{wanted} serves already; type: {hints.ops(fleet.env, 'releases list')}")
         old, new = hosts.known(listed["current"]), hosts.show(wanted)
         done.changes = changes.between(old, new, hosts.served()["dags"])
         done.result = Result(wanted, listed["current"])
         steps.rest()
         for line in done.changes.lines():
             steps.note(line)
-        for line in stranded.refuse(hosts, done.changes, force=force):
+        for line in stranded.refuse(hosts, done.changes, fleet.env, force=force):
             steps.note(f"warning: {line}")
             done.forced = True
         if dry_run:
             held.result = "dry run"
         else:
             prompt.confirm(f"{fleet.env}: {wanted} serves instead of {listed['current']}.", fleet.env, yes=yes)
-            roll = Rollout(hosts, steps.now, held.check)
+            roll = Rollout(hosts, steps.now, held.check, fleet.env)
             try:
                 roll.warm(done.result)
                 roll.serve(done.result, Expected.of(new, done.changes.affected), Expected.of(old))

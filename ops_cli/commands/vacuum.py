@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ops_cli.console import prompt
+from ops_cli.console import hints, prompt
 from ops_cli.console.errors import UsageError
 from ops_cli.console.options import Format
-from ops_cli.console.tables import duration, size
+from ops_cli.console.tables import console, duration, size
 from ops_cli.fleet import agent, inventory
 from ops_cli.fleet.lock import operation
 
@@ -54,9 +54,7 @@ class Request:
         rows = f"{sum(table['rows'] for table in plan['tables']):,} rows"
         if self.no_archive:
             return f"{rows} are deleted from the metadata database on {host} for good: nothing is archived."
-        return (
-            f"{rows} move from the metadata database on {host} into an archive, which ops archive restore can put back."
-        )
+        return f"{rows} move from the metadata database on {host} into an archive, from which they can be put back."
 
 
 def vacuum(  # noqa: PLR0913 - options of a command
@@ -98,7 +96,7 @@ def vacuum(  # noqa: PLR0913 - options of a command
     # To count is to read as much as to move: whoever has agreed already does not wait for it.
     if dry_run or not yes:
         plan = agent.result(host, request.words(dry_run=True), stdin=text or "", tell=describe)
-        Console(stderr=not dry_run or output is Format.JSON).print(planned(plan))
+        console(stderr=not dry_run or output is Format.JSON).print(planned(plan))
         if dry_run:
             if output is Format.JSON:
                 typer.echo(json.dumps(plan, indent=2))
@@ -112,7 +110,7 @@ def vacuum(  # noqa: PLR0913 - options of a command
     if output is Format.JSON:
         typer.echo(json.dumps(done, indent=2))
     else:
-        Console().print(finished(done))
+        console().print(finished(done, fleet.env))
 
 
 def describe(event: agent.Line) -> str:
@@ -138,7 +136,7 @@ def planned(plan: agent.Line) -> Table:
     return table
 
 
-def finished(done: agent.Line) -> RenderableType:
+def finished(done: agent.Line, env: str) -> RenderableType:
     """Draw what went."""
     table = _table("table", "archived", "deleted", "bytes", "time")
     for each in done["tables"]:
@@ -150,12 +148,13 @@ def finished(done: agent.Line) -> RenderableType:
         notes.append(f"{size(done['reclaimed_bytes'])} given back to the disk")
     notes += ["went on where a vacuum was interrupted"] if done.get("resumed") else []
     notes += ["stopped before everything was taken: the next one goes on"] if done.get("stopped_early") else []
-    notes += [_left_open(url) for url in done.get("unsettled", [])]
+    notes += [_left_open(url, env) for url in done.get("unsettled", [])]
     return Group(table, Text("\n".join(notes)))
 
 
-def _left_open(url: str) -> str:
-    return f"a killed vacuum may have left an archive open in {url}; once it is in reach: ops vacuum --archive-to {url}"
+def _left_open(url: str, env: str) -> str:
+    settle = hints.ops(env, "vacuum", "--archive-to", url)
+    return f"a killed vacuum may have left an archive open in {url}; once it is in reach: {settle}"
 
 
 def total(tables: Sequence[Any], key: str) -> float:

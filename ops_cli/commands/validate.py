@@ -51,14 +51,14 @@ def validate(  # noqa: PLR0913, PLR0917
     Exits with 0 if a deploy would be let through (there may be warnings), 4 if not.
     """
     if not path.is_dir():
-        raise UsageError(f"{path} is no directory of DAG files; type: ops validate PATH")
+        raise UsageError(f"{path} is no directory of DAG files: name the one that holds them")
     if local:
         raise typer.Exit(_local(path, output, python))
     fleet = inventory.load(env or ctx.obj["env"], inventory.find_home())
     with connected(fleet) as hosts, tempfile.TemporaryDirectory() as work, Steps().shown() as steps:
         steps.now(f"validating {path} on {hosts.publisher.name}")
         archive = source.as_it_stands(path, Path(work))
-        report, refused = hosts.validate(archive, output, hosts.health(1)["pools"])
+        report, refused = hosts.validate(archive, hosts.health(1), output)
     sys.stdout.write(report)
     raise typer.Exit(ExitCode.CHECK_FAILED if refused else ExitCode.DONE)
 
@@ -70,8 +70,11 @@ def _local(path: Path, output: ReportFormat, python: str) -> int:
             done = subprocess.run(
                 command, env=os.environ | {"PYTHONPATH": directory}, check=False, timeout=_LOCAL_SECONDS
             )
-        except FileNotFoundError:
-            raise UsageError(f"there is no {python}; name one that has Airflow with --python") from None
+        except OSError as error:
+            reason = f"{python} cannot be run ({error.strerror})"
+            raise UsageError(f"{reason}; name an interpreter that has Airflow with --python") from error
+        except subprocess.TimeoutExpired:
+            raise OpsError(f"the gate has not ended within {_LOCAL_SECONDS} s; name fewer files") from None
     if done.returncode not in {ExitCode.DONE, ExitCode.USAGE, ExitCode.CHECK_FAILED}:
         raise OpsError("the gate itself failed; give --python one with the packages of locks/airflow.txt")
     return done.returncode

@@ -10,10 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ops_cli.console import hints
 from ops_cli.console.errors import OpsError, UsageError
 
 # The order in which a request travels through the fleet; tables and JSON follow it.
 TIERS = ("lb", "web", "scheduler", "worker", "broker", "database", "share")
+
+# A vault whose password a script asks for may take its time.
+_LIST_SECONDS = 120
 
 # Multiplexing and keepalive tune the ssh binary alone. StrictHostKeyChecking is here because ops is always strict.
 _IGNORED_SSH_OPTIONS = frozenset(
@@ -46,7 +50,7 @@ class Host:
     known_hosts: str | None = None
     jump: str | None = None
     ssh_config: str | None = None
-    queues: tuple[str, ...] = ()
+    env: str = "lab"
 
 
 @dataclass(frozen=True)
@@ -119,10 +123,18 @@ def _list(env: str, home: Path) -> dict[str, Any]:
         "ANSIBLE_NOCOLOR": "1",
         "ANSIBLE_VERBOSITY": "0",
     }
-    done = subprocess.run(command, cwd=home, env=settings, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(
+            command, cwd=home, env=settings, capture_output=True, text=True, check=False, timeout=_LIST_SECONDS
+        )
+    except OSError as error:
+        raise OpsError(f"{binary} cannot be run ({error.strerror}); type: bin/bootstrap") from error
+    except subprocess.TimeoutExpired:
+        look = f"type: {hints.listing(env)}"
+        raise OpsError(f"cannot read inventories/{env}: no answer within {_LIST_SECONDS} s; {look}") from None
     if done.returncode:
         reason = next((line for line in done.stderr.splitlines() if "ERROR" in line), done.stderr.strip())
-        look = f"type: .venv/bin/ansible-inventory -i inventories/{env} --list"
+        look = f"type: {hints.listing(env)}"
         if "vault" in reason:
             look = "set ANSIBLE_VAULT_PASSWORD_FILE to the file that holds the vault's password"
         raise OpsError(f"cannot read inventories/{env}: {reason.removeprefix('[ERROR]: ')}; {look}")
@@ -157,14 +169,8 @@ def _host(env: str, name: str, tier: str, variables: Mapping[str, Any]) -> Host:
         known_hosts=options.get("userknownhostsfile"),
         jump=options.get("proxyjump"),
         ssh_config=options.get("configfile"),
-        queues=_queues(variables),
+        env=env,
     )
-
-
-def _queues(variables: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the queues of a worker: its pool's alone, as role airflow_worker has it."""
-    pool = variables.get("airflow_worker_pool")
-    return (str(pool),) if pool else ()
 
 
 _LOGIN_VARIABLES = (
