@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ops_cli import changes, follow, inventory, prompt, source, stranded, validate, watch
+from ops_cli import changes, follow, inventory, prompt, signing, source, stranded, validate, watch
 from ops_cli.deployment import Deployment
 from ops_cli.errors import OpsError
 from ops_cli.operation import Operation, operation
@@ -68,6 +68,8 @@ def deploy(  # noqa: PLR0913, PLR0917
     if memory and not memory.moved():
         return
     fleet = inventory.load(env or ctx.obj["env"], inventory.find_home())
+    if not dry_run:
+        signing.signer(fleet)
     lock: AbstractContextManager[Operation | None] = (
         nullcontext() if dry_run else operation(fleet, "deploy", lock="dags", reason=message)
     )

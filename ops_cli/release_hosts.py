@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ops_cli import remote
+from ops_cli import remote, signing
 from ops_cli.conversation import RemoteError
 from ops_cli.errors import OpsError
 from ops_cli.inventory import Host, Inventory
@@ -30,7 +30,7 @@ find /var/lib -maxdepth 1 -name 'gate-*' -mmin +60 -exec rm -rf {} +
 directory=$(mktemp -d /var/lib/gate-XXXXXX)
 trap 'rm -rf "$directory"' EXIT
 chmod 0755 "$directory"
-tar --extract --no-same-owner --file - --directory "$directory"
+tar --extract --no-same-owner --no-same-permissions --file - --directory "$directory"
 /usr/local/bin/ops-agent validate --confined --format "$1" --options "$2" "$directory/$3" </dev/null
 """
 
@@ -77,7 +77,8 @@ class ReleaseHosts:
         return "\n".join(lines) + "\n", False
 
     def publish(self, source: Source, report: Mapping[str, Any], work: Path) -> dict[str, Any]:
-        """Make a release of a packed tree; nothing serves it yet."""
+        """Make a release of a packed tree and sign it; nothing serves it yet."""
+        key = signing.signer(self.fleet)
         stream = work / "release.tar"
         with stream.open("wb") as sink, source.archive.open("rb") as packed:
             write_header(json.dumps(source.header(report)).encode(), sink)
@@ -87,7 +88,19 @@ class ReleaseHosts:
             command = f"{remote.AGENT} release publish"
             lines = list(remote.stream(self.publisher, command, stdin=packed, timeout_seconds=_PUBLISH_SECONDS))
         published: dict[str, Any] = json.loads(lines[-1])
+        text = self.manifest(published["release"])
+        # What the share says now, whoever wrote it there, must be what this machine has sent.
+        signing.refuse_other(text, published["release"], source, report)
+        self.sign(published["release"], key.sign(text))
         return published
+
+    def manifest(self, release: str) -> str:
+        """Return a release's manifest as it stands on the share, to be signed."""
+        return str(self._release(f"manifest {shlex.quote(release)}")["text"])
+
+    def sign(self, release: str, signature: str) -> None:
+        """Put a signature beside a release's manifest, without which no host takes it."""
+        self._release(f"sign {shlex.quote(release)} --signature {shlex.quote(signature)}")
 
     def warm(self, release: str) -> list[Warmed]:
         """Have every Airflow host copy a release, all at once."""
@@ -133,9 +146,9 @@ class ReleaseHosts:
                 return self.show(release)
         return {}
 
-    def prune(self, keep: int) -> dict[str, Any]:
+    def prune(self, keep: int, clearable_days: float) -> dict[str, Any]:
         """Remove the releases that nothing needs but the `keep` newest."""
-        return self._release(f"prune --keep {keep}", _PUBLISH_SECONDS)
+        return self._release(f"prune --keep {keep} --clearable-days {clearable_days:g}", _PUBLISH_SECONDS)
 
     def _release(self, words: str, seconds: float = _QUICK_SECONDS) -> dict[str, Any]:
         return self._json(self.publisher, f"release {words}", seconds)

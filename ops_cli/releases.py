@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from ops_cli import changes, inventory, prompt
+from ops_cli import changes, inventory, prompt, signing
 from ops_cli.errors import UsageError
 from ops_cli.operation import operation
 from ops_cli.release_hosts import ReleaseHosts, connected
@@ -77,11 +77,18 @@ def diff(
 def prune(
     ctx: typer.Context,
     keep: Annotated[int, typer.Option(min=1, help="Keep so many of the newest.")],
+    clearable_days: Annotated[
+        float, typer.Option(min=0, help="Keep what runs began on that ended so many days ago or less.")
+    ] = 30.0,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,  # noqa: FBT002
     env: _Env = None,
     output: _Output = Format.TABLE,
 ) -> None:
-    """Remove old releases; one that serves, served before, or that an unfinished run needs stays, and it says why."""
+    """Remove old releases; one that serves, served before, or that a run needs stays, and it says why.
+
+    A run needs its release until --clearable-days after its end. A task that is cleared later fails at once, and says to
+    clear it once more with "run with latest bundle version".
+    """
     fleet = inventory.load(env or ctx.obj["env"], inventory.find_home())
     with operation(fleet, "releases prune", lock="dags") as held, connected(fleet) as hosts:
         there = len(hosts.all()["releases"])
@@ -89,7 +96,7 @@ def prune(
             f"{fleet.env}: of {there} releases all but {keep} and those in use are removed.", fleet.env, yes=yes
         )
         held.check()
-        pruned = hosts.prune(keep)
+        pruned = hosts.prune(keep, clearable_days)
         held.hosts, held.result = [hosts.publisher.name], f"removed {', '.join(pruned['removed']) or 'none'}"
     if output is Format.JSON:
         typer.echo(json.dumps(pruned, indent=2))
@@ -97,6 +104,31 @@ def prune(
         lines = [f"removed {release}" for release in pruned["removed"]]
         lines += [f"kept    {kept['id']}: {', '.join(kept['reasons'])}" for kept in pruned["kept"]]
         typer.echo("\n".join(lines) or "there are no releases")
+
+
+@app.command()
+def sign(
+    ctx: typer.Context,
+    release: Annotated[str, typer.Argument(help="The release, or the beginning of its id.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,  # noqa: FBT002
+    env: _Env = None,
+) -> None:
+    """Sign a release that was made before releases were signed, so that hosts take it again.
+
+    Whoever could write the share could have made it: look at it first (ops releases show, diff). A new deploy of the
+    same commit needs no such trust.
+    """
+    fleet = inventory.load(env or ctx.obj["env"], inventory.find_home())
+    key = signing.signer(fleet)
+    with operation(fleet, "releases sign", lock="dags", reason=release) as held, connected(fleet) as hosts:
+        wanted = find(hosts.links()["releases"], release)
+        text = hosts.manifest(wanted)
+        typer.echo(described(json.loads(text)))
+        prompt.confirm(f"{fleet.env}: every host takes {wanted} from here on.", fleet.env, yes=yes)
+        held.check()
+        hosts.sign(wanted, key.sign(text))
+        held.hosts, held.result = [hosts.publisher.name], f"signed {wanted}"
+    typer.echo(f"{wanted} is signed")
 
 
 def find(listed: Sequence[Mapping[str, Any]], wanted: str) -> str:

@@ -15,10 +15,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ops_agent.release import ReleaseError, archive, database, takeover
+from ops_agent.release import GONE, GoneError, ReleaseError, archive, database, signature, takeover
 from ops_agent.release.cache import Cache
 from ops_agent.release.diff import changes
-from ops_agent.release.manifest import DAGS
+from ops_agent.release.manifest import DAGS, NAME
 from ops_agent.release.share import ANSWER_SECONDS, current_within, refuse_silence
 from ops_agent.release.store import Store
 
@@ -41,7 +41,7 @@ def run(arguments: Namespace) -> int:
         answer = _VERBS[arguments.release_verb](arguments)
     except (ReleaseError, OSError) as error:
         sys.stderr.write(f"ops-agent release {arguments.release_verb}: {error}\n")
-        return 1
+        return GONE if arguments.release_verb == "warm" and isinstance(error, GoneError) else 1
     if arguments.release_verb in {"publish", "flip", "warm"}:
         answer["seconds"] = round(time.monotonic() - started, 3)
     sys.stdout.write(json.dumps(answer) + "\n")
@@ -53,7 +53,7 @@ def _publish(arguments: Namespace) -> dict[str, Any]:
     refuse_silence(arguments.share)
     if arguments.tree is None:
         become(arguments.publisher)
-        return _published(Store(arguments.share).publish(sys.stdin.buffer))
+        return _published(_store(arguments).publish(sys.stdin.buffer))
     header = {name: getattr(arguments, name) for name in ("author", "message", "commit", "dirty", "source")}
     if arguments.validation:
         header["validation"] = json.loads(arguments.validation.read_text(encoding="utf-8"))
@@ -62,7 +62,27 @@ def _publish(arguments: Namespace) -> dict[str, Any]:
         archive.pack(arguments.tree, header, stream)
         stream.seek(0)
         become(arguments.publisher)
-        return _published(Store(arguments.share).publish(stream))
+        return _published(_store(arguments).publish(stream))
+
+
+def _manifest(arguments: Namespace) -> dict[str, Any]:
+    refuse_silence(arguments.share)
+    return {"text": _store(arguments).text(arguments.id)}
+
+
+def _sign(arguments: Namespace) -> dict[str, Any]:
+    refuse_silence(arguments.share)
+    become(arguments.publisher)
+    _store(arguments).sign(arguments.id, signature.armored(arguments.signature))
+    return {"release": arguments.id}
+
+
+def _store(arguments: Namespace) -> Store:
+    return Store(arguments.share, signers=arguments.signers)
+
+
+def _cache(arguments: Namespace) -> Cache:
+    return Cache(arguments.cache, arguments.signers)
 
 
 def _published(manifest: Manifest) -> dict[str, Any]:
@@ -76,7 +96,7 @@ def _flip(arguments: Namespace) -> dict[str, Any]:
     # Logged in to the database as root, who may read the password.
     with database.refreshing(arguments.configuration) as refresh:
         become(arguments.publisher)
-        flipped = Store(arguments.share).flip(arguments.id)
+        flipped = _store(arguments).flip(arguments.id)
         return flipped | {"refreshed": refresh()}
 
 
@@ -86,7 +106,7 @@ def _list(arguments: Namespace) -> dict[str, Any]:
     runs: dict[str, int] | None = None
     with suppress(ReleaseError, ImportError), database.connected(arguments.configuration) as cursor:
         runs = database.unfinished(cursor)
-    store = Store(arguments.share)
+    store = _store(arguments)
     current, previous = store.current(), store.previous()
     releases = []
     for one in store.all():
@@ -98,7 +118,7 @@ def _list(arguments: Namespace) -> dict[str, Any]:
 
 def _links(arguments: Namespace) -> dict[str, Any]:
     refuse_silence(arguments.share)
-    store = Store(arguments.share)
+    store = _store(arguments)
     releases = [{"id": release_id} for release_id in store.ids()]
     return {"current": store.current(), "previous": store.previous(), "releases": releases}
 
@@ -106,20 +126,20 @@ def _links(arguments: Namespace) -> dict[str, Any]:
 def _show(arguments: Namespace) -> dict[str, Any]:
     # A release never changes: this host's copy, which was verified, says the same as the share, and sooner.
     with suppress(ReleaseError):
-        return asdict(Cache(arguments.cache).load(arguments.id))
+        return asdict(_cache(arguments).load(arguments.id))
     refuse_silence(arguments.share)
-    return asdict(Store(arguments.share).load(arguments.id))
+    return asdict(_store(arguments).load(arguments.id))
 
 
 def _diff(arguments: Namespace) -> dict[str, Any]:
     refuse_silence(arguments.share)
-    store = Store(arguments.share)
+    store = _store(arguments)
     return changes(store.load(arguments.old), store.load(arguments.new))
 
 
 def _restore(arguments: Namespace) -> dict[str, Any]:
     refuse_silence(arguments.share)
-    cache, store = Cache(arguments.cache), Store(arguments.share)
+    cache, store = _cache(arguments), _store(arguments)
     present = {one.id for one in store.all() if one.manifest}
     current = store.current() or cache.last_good()
     with ExitStack() as stack:
@@ -130,13 +150,14 @@ def _restore(arguments: Namespace) -> dict[str, Any]:
             # Packed before root is given up: the copies are the service's.
             archive.pack(cache.path(manifest.id) / DAGS, header, stream)
             stream.seek(0)
-            lost.append((manifest, stream))
+            text = (cache.path(manifest.id) / NAME).read_text(encoding="utf-8")
+            lost.append((manifest.id, text, signature.read(cache.path(manifest.id)), stream))
         become(arguments.publisher)
-        for manifest, stream in lost:
-            store.restore(manifest, stream)
+        for _, text, signed, stream in lost:
+            store.restore(text, signed, stream)
     if current and store.current() is None:
         store.flip(current)
-    return {"restored": [manifest.id for manifest, _ in lost], "current": store.current()}
+    return {"restored": [release_id for release_id, *_ in lost], "current": store.current()}
 
 
 def _prune(arguments: Namespace) -> dict[str, Any]:
@@ -144,20 +165,22 @@ def _prune(arguments: Namespace) -> dict[str, Any]:
         raise ReleaseError("--keep must be 1 or more")
     _be_airflows_python()
     with database.connected(arguments.configuration) as cursor:
-        needed = database.needed(cursor)
+        needed = database.needed(cursor, arguments.clearable_days)
     refuse_silence(arguments.share)
     become(arguments.publisher)
-    return Store(arguments.share).prune(arguments.keep, needed)
+    return _store(arguments).prune(arguments.keep, needed)
 
 
 def _warm(arguments: Namespace) -> dict[str, Any]:
     become(arguments.service_user)
     release_id = arguments.id or current_within(arguments.share, ANSWER_SECONDS)
-    cache, store = Cache(arguments.cache), Store(arguments.share)
-    if not cache.has(release_id):
+    cache, store = _cache(arguments), _store(arguments)
+    # A deploy, and a rollback to what lay here for weeks, is when a copy is read again.
+    damaged = cache.has(release_id) and bool(cache.verify(release_id))
+    if damaged or not cache.has(release_id):
         refuse_silence(arguments.share)
         store.load(release_id)
-    copied = cache.copy(arguments.share, release_id)
+    copied = cache.copy(arguments.share, release_id, anew=damaged)
     # A task that is about to start may be the first to use it.
     if use := cache.use(release_id):
         use.close()
@@ -174,20 +197,20 @@ def current_of(share: Path) -> str | None:
 
 
 def _verify(arguments: Namespace) -> dict[str, Any]:
-    cache = Cache(arguments.cache)
+    cache = _cache(arguments)
     if not cache.has(arguments.id):
         raise ReleaseError(f"this host has no copy of {arguments.id}; type: ops-agent release warm {arguments.id}")
     return {"release": arguments.id, "differences": cache.verify(arguments.id)}
 
 
 def _status(arguments: Namespace) -> dict[str, Any]:
-    share, current, source, previous = "", None, None, None
+    share, current, source, previous, refusal = "", None, None, None, ""
     try:
         refuse_silence(arguments.share)
-        store = Store(arguments.share)
+        store = _store(arguments)
         current, previous = store.current(), store.previous()
         if current:
-            source = store.load(current).source
+            source, refusal = store.load(current).source, store.refusal(current)
     except ReleaseError as error:
         share = str(error)
     serving = None
@@ -197,8 +220,9 @@ def _status(arguments: Namespace) -> dict[str, Any]:
         "share": share,
         "current": current,
         "current_source": source,
+        "current_refusal": refusal,
         "previous": previous,
-        "cache": Cache(arguments.cache).report(),
+        "cache": _cache(arguments).report(),
         "dag_processor": serving,
     }
 
@@ -207,7 +231,7 @@ def _served(arguments: Namespace) -> dict[str, Any]:
     _be_airflows_python()
     with database.connected(arguments.configuration) as cursor:
         if arguments.release:
-            _wait(cursor, arguments.release, Cache(arguments.cache), arguments.seconds)
+            _wait(cursor, arguments.release, _cache(arguments), arguments.seconds)
         return database.served(cursor)
 
 
@@ -229,7 +253,7 @@ def _refresh(arguments: Namespace) -> dict[str, Any]:
 
 
 def become(user: str) -> None:
-    """Give up root for a user: the share's server trusts nobody's root, and a copy belongs to who serves it."""
+    """Give up root for a user: to the share's server everybody's root is nobody, and a copy belongs to who serves it."""
     if os.geteuid() != 0:
         return
     try:
@@ -250,6 +274,8 @@ def _be_airflows_python() -> None:
 
 _VERBS: dict[str, Callable[[Namespace], dict[str, Any]]] = {
     "publish": _publish,
+    "manifest": _manifest,
+    "sign": _sign,
     "flip": _flip,
     "list": _list,
     "links": _links,

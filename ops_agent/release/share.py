@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ops_agent.commands import ProbeError, run
-from ops_agent.release import ReleaseError
-from ops_agent.release.manifest import refuse_id
+from ops_agent.release import ReleaseError, signature
+from ops_agent.release.manifest import NAME, refuse_id
 
 ANSWER_SECONDS = 5.0
 
@@ -39,3 +39,24 @@ def refuse_silence(share: Path, seconds: float = ANSWER_SECONDS) -> None:
         run(["stat", "--file-system", "--format=%T", "--", str(share)], timeout_seconds=seconds)
     except ProbeError as error:
         raise ReleaseError(f"the share {share} does not answer ({error}); see docs/runbooks/share-down.md") from None
+
+
+def refusal_of_current(share: Path, signers: Path, seconds: float) -> str:
+    """Return why this host would not take the current release; empty if it would, or if it cannot be read in time."""
+    try:
+        release_id = current_within(share, seconds)
+        release = share / "releases" / release_id
+        text = run(["cat", "--", str(release / NAME)], timeout_seconds=seconds)
+    except (ProbeError, ReleaseError):
+        return ""
+    try:
+        signed = run(["cat", "--", str(release / signature.NAME)], timeout_seconds=seconds)
+    except ProbeError:
+        signed = ""
+    try:
+        signature.refuse_unsigned(release_id, text, signed, signers, seconds)
+    except signature.UnsignedError as error:
+        return str(error)
+    except ReleaseError:
+        return ""
+    return ""

@@ -13,7 +13,7 @@ from ops_agent.main import run
 from ops_agent.release import database
 from ops_agent.release.cache import Cache
 from ops_agent.release.store import Store
-from tests.unit.ops_agent.release.conftest import stream, write
+from tests.unit.ops_agent.release.conftest import signed, stream, write
 
 
 class ServerError(Exception):
@@ -77,6 +77,7 @@ def ask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any
 
     def release(*words: str) -> Any:
         options = ["--share", str(tmp_path / "share"), "--cache", str(tmp_path / "cache")]
+        options += ["--signers", str(tmp_path / "signers")]
         options += ["--configuration", str(configuration), "--publisher", "root", "--service-user", "root"]
         assert run(["release", *options, *words]) == 0, capsys.readouterr().err
         return json.loads(capsys.readouterr().out)
@@ -85,10 +86,11 @@ def ask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any
 
 
 @pytest.fixture
-def release(store: Store, cache: Cache, tmp_path: Path) -> str:
+def release(store: Store, cache: Cache, tmp_path: Path, key: Path) -> str:
     """Publish a release of two DAGs, and have a copy of it."""
     report = {"dags": [{"dag_id": "a"}, {"dag_id": "b"}]}
     published = store.publish(stream(write(tmp_path / "tree", {"a.py": "1"}), validation=report)).id
+    store.sign(published, signed(store.text(published), key))
     cache.copy(store.root, published)
     return published
 
