@@ -76,7 +76,7 @@ class ReleaseBundle(BaseDagBundle):  # type: ignore[misc]
         """Have a copy of the release to serve, and hold it against the cleaner.
 
         With the copy there, a pinned bundle needs nothing but the local disk. A task whose release cannot be had now is
-        rescheduled, which costs it no try; one whose release is gone for good fails without another try. A dag-processor
+        rescheduled, which costs it no try; one whose release is gone for good fails without another. A dag-processor
         without any release raises, and Airflow retires nothing.
         """
         try:
@@ -168,7 +168,7 @@ class ReleaseBundle(BaseDagBundle):  # type: ignore[misc]
 
 
 def _fail_task() -> None:
-    """End this process, if it is a task's, so that the task is failed; Airflow 3.3 would retry what ends otherwise here.
+    """End this process, if it is a task's, so that the task has failed; Airflow 3.3 would retry what ends otherwise.
 
     The processes of callbacks have a line to a supervisor too, which knows no such message.
     """

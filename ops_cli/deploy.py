@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ops_cli import changes, follow, inventory, prompt, signing, source, stranded, validate, watch
+from ops_cli import changes, follow, inventory, prompt, source, stranded, validate, watch
 from ops_cli.deployment import Deployment
 from ops_cli.errors import OpsError
 from ops_cli.operation import Operation, operation
@@ -63,13 +63,12 @@ def deploy(  # noqa: PLR0913, PLR0917
     (flip to all changed DAGs served), verified_s (flip to all DAGs served), hosts, rolled_back and error; a step that
     was not reached is null.
     """
+    source.refuse_login(git_url)
     watch_seconds = watch.duration(watch_for) if watch_for else 0.0
     memory = follow.memory(if_moved, git_url, git_ref)
     if memory and not memory.moved():
         return
     fleet = inventory.load(env or ctx.obj["env"], inventory.find_home())
-    if not dry_run:
-        signing.signer(fleet)
     lock: AbstractContextManager[Operation | None] = (
         nullcontext() if dry_run else operation(fleet, "deploy", lock="dags", reason=message)
     )
@@ -77,6 +76,8 @@ def deploy(  # noqa: PLR0913, PLR0917
     with lock as held, connected(fleet) as hosts, tempfile.TemporaryDirectory() as work, Steps().shown() as steps:
         job, commit = _Job(hosts, steps, done, held, force=force), ""
         try:
+            if not dry_run:
+                hosts.signer()
             if git_url:
                 steps.now(f"fetching {source.without_login(git_url)}")
                 path, git_ref = source.clone(git_url, git_ref, Path(work)) / path, ""

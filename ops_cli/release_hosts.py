@@ -78,7 +78,7 @@ class ReleaseHosts:
 
     def publish(self, source: Source, report: Mapping[str, Any], work: Path) -> dict[str, Any]:
         """Make a release of a packed tree and sign it; nothing serves it yet."""
-        key = signing.signer(self.fleet)
+        key = self.signer()
         stream = work / "release.tar"
         with stream.open("wb") as sink, source.archive.open("rb") as packed:
             write_header(json.dumps(source.header(report)).encode(), sink)
@@ -90,9 +90,13 @@ class ReleaseHosts:
         published: dict[str, Any] = json.loads(lines[-1])
         text = self.manifest(published["release"])
         # What the share says now, whoever wrote it there, must be what this machine has sent.
-        signing.refuse_other(text, published["release"], source, report)
+        signing.refuse_other(text, source.files, {"id": published["release"], **source.header(report)})
         self.sign(published["release"], key.sign(text))
         return published
+
+    def signer(self) -> signing.Signer:
+        """Return the key that signs this fleet's releases. Raises UsageError if it is not on this machine."""
+        return signing.signer(self.fleet.signing_key)
 
     def manifest(self, release: str) -> str:
         """Return a release's manifest as it stands on the share, to be signed."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from ops_cli import changes, inventory, prompt, signing
+from ops_cli import changes, inventory, prompt
 from ops_cli.errors import UsageError
 from ops_cli.operation import operation
 from ops_cli.release_hosts import ReleaseHosts, connected
@@ -74,7 +74,7 @@ def diff(
 
 
 @app.command()
-def prune(
+def prune(  # noqa: PLR0913, PLR0917
     ctx: typer.Context,
     keep: Annotated[int, typer.Option(min=1, help="Keep so many of the newest.")],
     clearable_days: Annotated[
@@ -86,8 +86,8 @@ def prune(
 ) -> None:
     """Remove old releases; one that serves, served before, or that a run needs stays, and it says why.
 
-    A run needs its release until --clearable-days after its end. A task that is cleared later fails at once, and says to
-    clear it once more with "run with latest bundle version".
+    A run needs its release until --clearable-days after its end. A task that is cleared later fails at once, and says
+    how to run it on the current release.
     """
     fleet = inventory.load(env or ctx.obj["env"], inventory.find_home())
     with operation(fleet, "releases prune", lock="dags") as held, connected(fleet) as hosts:
@@ -119,8 +119,8 @@ def sign(
     same commit needs no such trust.
     """
     fleet = inventory.load(env or ctx.obj["env"], inventory.find_home())
-    key = signing.signer(fleet)
     with operation(fleet, "releases sign", lock="dags", reason=release) as held, connected(fleet) as hosts:
+        key = hosts.signer()
         wanted = find(hosts.links()["releases"], release)
         text = hosts.manifest(wanted)
         typer.echo(described(json.loads(text)))

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ops_cli.errors import OpsError, UsageError
-from ops_cli.inventory import Inventory
-from ops_cli.source import Source, entry
+from ops_cli.source import entry
 
 # As hosts verify it: ops_agent/release/signature.py.
 NAMESPACE = "airfleet-release"
@@ -40,24 +39,27 @@ class Signer:
         return "".join(line for line in done.stdout.splitlines() if not line.startswith("-----"))
 
 
-def signer(fleet: Inventory) -> Signer:
-    """Return the key that signs for an environment. Raises UsageError if it is not on this machine."""
-    key = Path(fleet.signing_key).expanduser()
-    if not key.is_file():
+def signer(key: str) -> Signer:
+    """Return the key in a file. Raises UsageError if it is not on this machine."""
+    path = Path(key).expanduser()
+    if not path.is_file():
         raise UsageError(
-            f"the key that signs releases of {fleet.env} ({key}) is not on this machine: deploy from where it is, or make "
-            "one for this machine as roles/airflow_dags/README.md says"
+            f"the key that signs releases, {path}, is not on this machine: deploy from where it is, or make this "
+            "machine one of its own as roles/airflow_dags/README.md says"
         )
-    return Signer(key)
+    return Signer(path)
 
 
-def refuse_other(text: str, release: str, sent: Source, report: Mapping[str, Any]) -> None:
-    """Raise OpsError unless a manifest says of a release what was sent to be made one, and nothing else."""
+def refuse_other(text: str, sent: Mapping[str, str], what: Mapping[str, Any]) -> None:
+    """Raise OpsError unless a manifest has the files that were sent (`source.contents`), and says `what` of them."""
     manifest = json.loads(text)
     links = {name: f"-> {target}" for name, target in manifest.get("links", {}).items()}
     files = {
         name: entry(one["sha256"], executable=one["executable"]) for name, one in manifest["files"].items()
     } | links
-    same = {"id": release, **sent.header(report)}
-    if files != dict(sent.files) or any(manifest.get(name) != value for name, value in same.items()):
-        raise OpsError(f"the manifest of {release} on the share is not of what was sent; nothing was signed or changed")
+    wrong = [name for name, value in what.items() if manifest.get(name) != value]
+    if files != dict(sent) or wrong:
+        raise OpsError(
+            f"the manifest of {what['id']} on the share is not of what was sent ({', '.join(wrong) or 'files'}); "
+            "nothing was signed or changed"
+        )

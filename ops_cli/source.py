@@ -219,6 +219,17 @@ def _is_bytecode(name: str) -> bool:
     return name.endswith(".pyc") or "__pycache__" in name.split("/")
 
 
+def refuse_login(url: str) -> None:
+    """Raise UsageError for an address with a password or token in it: it would stand in ps and in journals."""
+    scheme, separator, rest = url.partition("://")
+    login, found, _ = rest.partition("/")[0].rpartition("@")
+    if separator and found and (":" in login or scheme.lower() in {"http", "https"}):
+        raise UsageError(
+            f"{without_login(url)} was given with a login in it: leave that to a credential helper of git "
+            "(git help credentials) or to a key of SSH's"
+        )
+
+
 def without_login(url: str) -> str:
     """Return an address without the user and password that may be in it."""
     scheme, separator, rest = url.partition("://")

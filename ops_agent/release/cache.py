@@ -112,9 +112,9 @@ class Cache:
     def copy(self, share: Path, release_id: str, *, anew: bool = False) -> bool:
         """Copy a release from the share unless it is here, or also then; return whether it had to be copied.
 
-        Raises ReleaseError, leaving no copy, if its manifest is not signed by a trusted key, or a file is missing, other
-        than the manifest says, or too much for the disk. Calls from several processes at once make one copy; the others
-        wait for it.
+        Raises ReleaseError, leaving no copy, if its manifest is not signed by a trusted key, or a file is missing,
+        other than the manifest says, or too much for the disk. Calls from several processes at once make one copy; the
+        others wait for it.
         """
         if self.has(release_id) and not anew:
             return False

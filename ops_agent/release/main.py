@@ -253,7 +253,7 @@ def _refresh(arguments: Namespace) -> dict[str, Any]:
 
 
 def become(user: str) -> None:
-    """Give up root for a user: to the share's server everybody's root is nobody, and a copy belongs to who serves it."""
+    """Give up root for a user: the share's server takes every host's root for nobody, a copy is its server's."""
     if os.geteuid() != 0:
         return
     try:
