@@ -134,6 +134,17 @@ def test_wait_ends_as_soon_as_every_dag_is_served(
     assert ask("served", "--release", "20260101T000000Z-abcdef0", "--seconds", "60")["bundle_release"] == "another"
 
 
+def test_release_of_runs_that_may_be_cleared_is_needed_and_the_reason_told(server: Server) -> None:
+    rows = {"end_date": [("cleared", 2)], "IN ('queued', 'running')": [("busy", 1)], "FROM dag\n": [("served", 3)]}
+    # The longest match first: runs that ended are told by their end.
+    server.answers = lambda statement: next(found for words, found in rows.items() if words in statement)
+    assert database.needed(server, 7.5) == {
+        "busy": ["1 unfinished run"],
+        "served": ["3 DAGs served from it"],
+        "cleared": ["2 runs that ended in the last 7.5 days and may be cleared"],
+    }
+
+
 def test_refresh_without_a_driver_is_false(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "psycopg2", None)
     (tmp_path / "airflow.cfg").write_text("[database]\nsql_alchemy_conn = postgresql://x@y/z\n")
