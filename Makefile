@@ -5,6 +5,8 @@ SHELL := /bin/bash
 ENV ?= lab
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PLAYBOOK := ansible-playbook
+STAGES := test-lint test-unit lab test-config test-lab
+PYTEST := pytest -q --durations=10 --durations-min=1
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -30,7 +32,8 @@ lab-status: .venv/.locked ## list the lab's machines
 lab-ssh: .venv/.locked ## open a shell on a machine: make lab-ssh HOST=web1
 	@bin/lab-ssh "$(HOST)"
 
-test: test-lint test-unit lab test-config test-lab ## everything: lint, unit, config and lab tests
+test: .venv/.locked ## everything: lint, unit, config and lab tests; every stage runs, a summary says which failed
+	@bin/stages $(STAGES)
 
 test-lint: .venv/.locked ## ruff, mypy, yamllint, ansible-lint, shellcheck
 	ruff check .
@@ -41,16 +44,16 @@ test-lint: .venv/.locked ## ruff, mypy, yamllint, ansible-lint, shellcheck
 	ansible-lint
 
 test-unit: .venv/.locked ## pure Python, no machine
-	pytest -q tests/unit tests/simulation
+	$(PYTEST) tests/unit tests/simulation
 
 test-simulation: .venv/.locked ## the scheduler lease through 100,000 schedules of faults
 	python -m tests.simulation.run
 
 test-config: lab-up ## every rendered file through its own checker, which the lab's machines have
-	pytest -q -n auto tests/config
+	$(PYTEST) -n auto tests/config
 
 test-lab: .venv/.locked ## the lab that `make lab` left, proved by testinfra
-	pytest -q -m "not story" tests/lab
+	$(PYTEST) -m "not story" tests/lab
 
 test-chaos: .venv/.locked ## the failure stories of schedulers and deploys on the running lab, about 35 minutes
 	timeout --signal INT 1800 pytest -q tests/chaos
@@ -69,7 +72,8 @@ bench-lab: .venv/.locked ## time `make lab` from nothing and with caches; remove
 	python -m tests.bench.lab
 
 lock: .venv/.locked ## resolve the locks again: the control node's, Airflow's and the archive's
-	uv pip compile --quiet --python-version 3.11 --custom-compile-command 'make lock' --output-file requirements.txt requirements.in
+	uv pip compile --quiet --generate-hashes --python-version 3.11 --custom-compile-command 'make lock' \
+	  --output-file requirements.txt pyproject.toml requirements.in
 	bin/lock-environment airflow
 	bin/lock-environment archive
 

@@ -37,7 +37,11 @@ SELECT json_build_object(
     'import_errors', (SELECT count(*) FROM import_error),
     'import_error_files', (
       SELECT coalesce(json_agg(filename), '[]') FROM (
-        SELECT filename FROM import_error ORDER BY timestamp DESC LIMIT 5) AS newest)));
+        SELECT filename FROM import_error ORDER BY timestamp DESC LIMIT 5) AS newest),
+    'paused_with_queued_runs', (
+      SELECT coalesce(json_object_agg(dag_id, runs), '{}') FROM (
+        SELECT dag_id, count(*) AS runs FROM dag_run JOIN dag USING (dag_id)
+        WHERE state = 'queued' AND is_paused GROUP BY dag_id ORDER BY runs DESC, dag_id LIMIT 5) AS waiting)));
 \endif
 \if :has_lease
 SELECT jsonb_build_object('lease', lease) FROM (:lease) AS found;

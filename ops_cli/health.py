@@ -148,6 +148,7 @@ class FleetStatus:
                 "total": self.dags.get("total"),
                 "import_errors": self.dags.get("import_errors"),
                 "import_error_files": self.dags.get("import_error_files", []),
+                "paused_with_queued_runs": self.dags.get("paused_with_queued_runs", {}),
             },
         }
 

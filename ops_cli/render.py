@@ -81,6 +81,9 @@ def _figures(status: FleetStatus) -> Table:
         table.add_row("last vacuum", _vacuum(vacuum))
     if dags := status.dags:
         table.add_row("dags", f"{dags['total']} in all, {dags['import_errors']} import errors")
+        # No fault, as somebody paused them; but nothing else says why these runs do not start.
+        for dag, runs in dags.get("paused_with_queued_runs", {}).items():
+            table.add_row("", f"{dag} is paused, and {runs} run{'s wait' if runs > 1 else ' waits'} in its queue")
     return table
 
 

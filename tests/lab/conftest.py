@@ -137,6 +137,21 @@ def fleet(inventory: inventories.Inventory) -> Iterator[Fleet]:
         yield fleet
 
 
+@pytest.fixture
+def unpaused(fleet: Fleet, wait_until: Callable[..., Any]) -> Iterator[Callable[[str], None]]:
+    """Let a DAG's runs start, as soon as the fleet has it, and pause it again if it was: a new fleet's DAGs are."""
+    before: dict[str, bool] = {}
+
+    def unpause(dag_id: str) -> None:
+        path = f"/dags/{dag_id}"
+        before.setdefault(dag_id, wait_until(lambda: fleet.call("GET", path), deadline=120, what=dag_id)["is_paused"])
+        fleet.call("PATCH", path, json={"is_paused": False})
+
+    yield unpause
+    for dag_id, paused in before.items():
+        fleet.call("PATCH", f"/dags/{dag_id}", json={"is_paused": paused})
+
+
 ADD = """
 set -eu
 work=$(mktemp -d)

@@ -49,6 +49,18 @@ def test_status_shows_what_each_tier_runs(healthy: Callable[..., Any]) -> None:
     assert "sched1 active; standby sched2" in table or "sched2 active; standby sched1" in table
 
 
+def test_status_tells_of_runs_that_wait_for_a_paused_dag(healthy: Callable[..., Any], fleet: Any) -> None:
+    before = fleet.call("GET", "/dags/fleet_chain")["is_paused"]
+    fleet.call("PATCH", "/dags/fleet_chain", json={"is_paused": True})
+    run = fleet.call("POST", "/dags/fleet_chain/dagRuns", json={"logical_date": None})["dag_run_id"]
+    try:
+        assert healthy("--format", "json").json()["dags"]["paused_with_queued_runs"] == {"fleet_chain": 1}
+        assert "fleet_chain is paused, and 1 run waits in its queue" in healthy().stdout
+    finally:
+        fleet.call("DELETE", f"/dags/fleet_chain/dagRuns/{run}")
+        fleet.call("PATCH", "/dags/fleet_chain", json={"is_paused": before})
+
+
 def test_agent_answers_within_two_seconds(machine: Callable[[str], Any]) -> None:
     for name in ("pg1", "mq1", "worker-io1"):
         report = machine(name).run("/usr/local/bin/ops-agent status --json")

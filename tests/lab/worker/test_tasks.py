@@ -97,10 +97,11 @@ def test_sandbox_lets_tasks_work_and_keeps_them_in(publish: Publish, fleet: Any,
 
 
 def test_slot_is_free_when_its_task_has_ended(
-    fleet: Any, machine: Machine, inventory: inventories.Inventory, wait_until: Wait
+    fleet: Any, unpaused: Callable[[str], None], machine: Machine, inventory: inventories.Inventory, wait_until: Wait
 ) -> None:
     """Stock, most of these thirty tasks, which do nothing, hold their slot for 5 s after their end."""
     workers = [machine(host.name) for host in inventory.tier("worker")]
+    unpaused("fleet_chain")
     began = workers[0].check_output("date +%s")
     run = fleet.call("POST", "/dags/fleet_chain/dagRuns", json={"logical_date": None})["dag_run_id"]
     path = f"/dags/fleet_chain/dagRuns/{run}"

@@ -1,8 +1,11 @@
 import copy
+import io
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from ops_cli import render
 from ops_cli.errors import ExitCode
 from ops_cli.health import FleetStatus, Observation
 from ops_cli.inventory import Host
@@ -223,7 +226,12 @@ def test_json_has_the_promised_keys() -> None:
     assert document["hosts"][0]["units"] == [{"name": "lb.service", "state": "active"}]
     assert document["queues"] == [{"name": "cpu", "ready": 3, "unacked": 1, "consumers": 1}]
     assert document["database"]["max_connections"] == 100
-    assert document["dags"] == {"total": 2, "import_errors": 0, "import_error_files": []}
+    assert document["dags"] == {
+        "total": 2,
+        "import_errors": 0,
+        "import_error_files": [],
+        "paused_with_queued_runs": {},
+    }
 
 
 def under_the_lease(**lease: Any) -> dict[str, dict[str, Any]]:
@@ -302,6 +310,17 @@ def test_all_schedulers_are_active_where_the_lease_is_suspended() -> None:
     assert (found.problems, found.mode) == ([], "active_active")
     answers["pg1"]["postgres"]["schedulers"] = ["sched2"]
     assert "1 schedulers are active, sched2, should be 2" in only_problem(answers)
+
+
+def test_runs_that_wait_for_a_paused_dag_are_told_and_no_problem() -> None:
+    answers = reports()
+    answers["pg1"]["postgres"]["dags"] |= {"paused_with_queued_runs": {"fleet_chain": 2}}
+    found = status(answers)
+    assert found.problems == []
+    assert found.as_json()["dags"]["paused_with_queued_runs"] == {"fleet_chain": 2}
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(render.fleet(found))
+    assert "fleet_chain is paused, and 2 runs wait in its queue" in console.export_text()
 
 
 def test_unknown_database_leaves_the_mode_unknown() -> None:
