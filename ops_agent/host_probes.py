@@ -11,8 +11,8 @@ from ops_agent.release.signature import SIGNERS
 from ops_agent.settings import Settings, Unit
 
 _TIMEOUT_SECONDS = 2.0
-# Four programs one after another, and one more before them, within the deadline of all probes.
-_REFUSAL_SECONDS = 0.7
+# Four programs one after another, after one that may take longer, within the deadline of all probes.
+_REFUSAL_SECONDS = 0.35
 _PACKAGES = {
     "haproxy": "haproxy",
     "nfs-ganesha": "ganesha",
