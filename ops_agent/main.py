@@ -6,12 +6,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ops_agent import analyze, dag_health, lease_verb, operation, settings, status
-from ops_agent.archive import commands as archive
-from ops_agent.archive import vacuum
-from ops_agent.commands import ProbeError
-from ops_agent.gate import arguments as gate
-from ops_agent.release import arguments as release
+from ops_agent.database import analyze
+from ops_agent.host import settings
+from ops_agent.verbs import archive, dag_health, lease, lock, release, status, vacuum
+from ops_agent.verbs import validate as gate
+from ops_release.run import ProbeError
 
 
 def run(words: Sequence[str] | None = None) -> int:
@@ -27,7 +26,7 @@ def run(words: Sequence[str] | None = None) -> int:
     verb.set_defaults(run=_scheduler)
     verb = verbs.add_parser("operation", help="hold a lock of the fleet's for as long as standard input stays open")
     verb.add_argument("--lock", required=True, choices=("scheduler", "dags", "metadata"), help="what is being changed")
-    verb.set_defaults(run=lambda arguments: operation.hold(arguments.lock))
+    verb.set_defaults(run=lambda arguments: lock.hold(arguments.lock))
     verb = verbs.add_parser("release", help="publish, copy and inspect DAG releases")
     release.add_arguments(verb)
     verb.set_defaults(run=_release)
@@ -38,8 +37,8 @@ def run(words: Sequence[str] | None = None) -> int:
     dag_health.add_arguments(verb)
     verb.set_defaults(run=dag_health.run)
     verb = verbs.add_parser("lease", help="ask about the scheduler lease, or move it")
-    verb.add_argument("action", choices=lease_verb.ACTIONS, help="change reads what to do from standard input")
-    verb.set_defaults(run=lambda arguments: lease_verb.run(arguments.action))
+    verb.add_argument("action", choices=lease.ACTIONS, help="change reads what to do from standard input")
+    verb.set_defaults(run=lambda arguments: lease.run(arguments.action))
     verb = verbs.add_parser("analyze", help="print what the metadata database spends its time and space on")
     verb.set_defaults(run=_analyze)
     vacuum.add_parser(verbs)
@@ -61,20 +60,20 @@ def _status(arguments: argparse.Namespace) -> int:
 
 def _scheduler(arguments: argparse.Namespace) -> int:
     # Beside Airflow alone are psycopg2 and prometheus_client to be found.
-    from ops_agent.lease import main as keeper  # noqa: PLC0415
+    from ops_airflow.scheduler import main as keeper  # noqa: PLC0415
 
     return keeper.run(arguments.config)
 
 
 def _release(arguments: argparse.Namespace) -> int:
     # Not for `ops status`, which is to be quick.
-    from ops_agent.release import main as releases  # noqa: PLC0415
+    from ops_agent.dags import releases  # noqa: PLC0415
 
     return releases.run(arguments)
 
 
 def _validate(arguments: argparse.Namespace) -> int:
-    from ops_agent.gate import main as validation  # noqa: PLC0415
+    from ops_agent.dags.gate import main as validation  # noqa: PLC0415
 
     return validation.run(arguments)
 

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from ops_cli import analyze, archive, deploy, failover, releases, rollback, status, vacuum, validate
-from ops_cli.errors import ExitCode, OpsError
+from ops_cli.commands import archive, db, deploy, failover, releases, rollback, status, vacuum, validate
+from ops_cli.console.errors import ExitCode, OpsError
 
 _TRACEBACK_VERBOSITY = 2
 
@@ -26,7 +26,7 @@ app.add_typer(releases.app, name="releases")
 app.command("failover")(failover.failover)
 app.command("vacuum")(vacuum.vacuum)
 app.add_typer(archive.app, name="archive")
-app.add_typer(analyze.app, name="db")
+app.add_typer(db.app, name="db")
 
 
 @app.callback(invoke_without_command=True)

@@ -6,7 +6,7 @@ import sys
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from ops_cli.errors import ExitCode
+from ops_cli.console.errors import ExitCode
 from ops_cli.main import app
 
 _HEAD = """\

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ops_cli.errors import OpsError, UsageError
-from ops_cli.source import entry
+from ops_cli.console.errors import OpsError, UsageError
+from ops_cli.dags.source import entry
 
-# As hosts verify it: ops_agent/release/signature.py.
+# As hosts verify it: ops_release/signature.py.
 NAMESPACE = "airfleet-release"
 _SECONDS = 120
 

@@ -1,4 +1,4 @@
-"""How long a task that does nothing holds its worker's slot, with airfleet's `ops_agent.task_exit` and without it.
+"""How long a task that does nothing holds its worker's slot, with airfleet's `ops_airflow.celery.task_exit` and without it.
 
 Both run on the same lab, DAG (`fleet_chain`) and workers, in turn. Stock means that the workers do not import that
 module, by a drop-in that is taken away again at the end.
@@ -19,7 +19,9 @@ TASKS = 30
 ROUNDS = 2
 FOLDER = "/run/airfleet-bench"
 DROP_IN = "/run/systemd/system/airflow-worker.service.d/bench.conf"
-WITHOUT = "import sys, types; sys.modules['ops_agent.task_exit'] = types.ModuleType('ops_agent.task_exit')"
+WITHOUT = (
+    "import sys, types; sys.modules['ops_airflow.celery.task_exit'] = types.ModuleType('ops_airflow.celery.task_exit')"
+)
 FINISHED = re.compile(r"Workload finished .* duration=([0-9.]+)")
 
 
@@ -74,7 +76,7 @@ def main() -> int:
     return report(
         [
             Figure(f"slot held by a task that does nothing, mean of {len(ours)}", statistics.mean(ours), "s", 1),
-            Figure("the same without ops_agent.task_exit, against ours", ratio, "times", 2, at_least=True),
+            Figure("the same without ops_airflow.celery.task_exit, against ours", ratio, "times", 2, at_least=True),
         ]
     )
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import requests
 
-from ops_cli import inventory as inventories
+from ops_cli.fleet import inventory as inventories
 
 if TYPE_CHECKING:
     from collections.abc import Callable

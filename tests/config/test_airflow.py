@@ -101,7 +101,7 @@ def test_every_host_agrees_on_what_tasks_need(rendered: dict[str, dict[str, str]
     assert len({config["api"]["secret_key"] for config in configs}) == 1
     assert len({config["dag_processor"]["dag_bundle_config_list"] for config in configs}) == 1
     bundles = json.loads(configs[0]["dag_processor"]["dag_bundle_config_list"])
-    assert bundles == [{"name": "fleet", "classpath": "ops_agent.dag_bundle.ReleaseBundle", "kwargs": {}}]
+    assert bundles == [{"name": "fleet", "classpath": "ops_airflow.dags.bundle.ReleaseBundle", "kwargs": {}}]
 
 
 def test_services_may_write_the_release_cache_and_start_without_the_share(rendered: dict[str, dict[str, str]]) -> None:
@@ -115,7 +115,7 @@ def test_a_dag_is_never_recorded_under_a_release_without_its_tasks(rendered: dic
     config = _config(rendered["sched1"]["airflow.cfg"])
     assert config["core"]["min_serialized_dag_update_interval"] == "0"
     assert config["dag_processor"]["stale_bundle_cleanup_interval"] == "0"
-    assert "-m ops_agent.dag_processor" in rendered["sched1"]["airflow-dag-processor.service"]
+    assert "-m ops_airflow.dags.processor" in rendered["sched1"]["airflow-dag-processor.service"]
 
 
 def test_scheduler_and_migration_connect_directly(rendered: dict[str, dict[str, str]]) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from ops_agent.lease import config
+from ops_airflow.scheduler import config
 from tests.config import plays
 
 ROLE = {"name": "airflow_scheduler", "tasks_from": "preflight.yml", "public": True}

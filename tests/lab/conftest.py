@@ -28,7 +28,7 @@ import requests
 import testinfra
 from testinfra.host import Host as Machine
 
-from ops_cli import inventory as inventories
+from ops_cli.fleet import inventory as inventories
 from tests.lab.signing import sign
 
 T = TypeVar("T")

@@ -8,7 +8,7 @@ membership, which is revoked), the epoch that readmit() compares, and that no sc
 from collections.abc import Mapping
 from typing import Any
 
-from ops_agent.lease import protocol as p
+from ops_airflow.scheduler import protocol as p
 
 
 class CountsFromTheReply(p.Protocol):

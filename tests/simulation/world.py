@@ -1,6 +1,6 @@
 """Two hosts, one database and the network between them, with everything that can go wrong, from one seed.
 
-The hosts run ops_agent.lease.protocol, the very code of the keeper. A schedule is one run: some seconds of faults,
+The hosts run ops_airflow.scheduler.protocol, the very code of the keeper. A schedule is one run: some seconds of faults,
 then peace, in which exactly one scheduler must come to work.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ops_agent.lease import protocol as p
+from ops_airflow.scheduler import protocol as p
 from tests.simulation.database import Database, Session
 
 HOSTS = ("a", "b")

@@ -7,8 +7,9 @@ import json
 import sys
 from pathlib import Path
 
-from ops_cli import signing, source
-from ops_cli.errors import OpsError
+from ops_cli import signing
+from ops_cli.console.errors import OpsError
+from ops_cli.dags import source
 
 
 def main(key: str, archive: str, digest: str) -> str:

@@ -21,10 +21,10 @@ from typing import Any
 
 import psycopg
 
-from ops_agent.archive import session
-from ops_agent.archive.manifest import archives
-from ops_agent.archive.restore import Restorer, Source
-from ops_agent.archive.store import Directory
+from ops_agent.metadata import session
+from ops_agent.metadata.put_back.restore import Restorer, Source
+from ops_agent.metadata.shelf.manifest import archives
+from ops_agent.metadata.shelf.store import Directory
 from tests.bench.report import Figure, report
 from tests.bench.vacuum import generator
 from tests.lab.vacuum.cluster import Cluster

@@ -9,9 +9,9 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
-from ops_agent.archive import engine, pace
-from ops_agent.archive.policy import Policy
-from ops_agent.archive.store import Directory
+from ops_agent.metadata.shelf.store import Directory
+from ops_agent.metadata.take import engine, pace
+from ops_agent.metadata.take.policy import Policy
 
 
 def main() -> None:

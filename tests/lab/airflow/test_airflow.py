@@ -92,7 +92,7 @@ def test_logs_and_home_are_airflows_alone(host: Host) -> None:
 
 
 def test_database_is_at_the_schema_of_the_environment(machine: Machine) -> None:
-    ask = "/opt/airflow/current/bin/python -m ops_agent.airflow_schema state"
+    ask = "/opt/airflow/current/bin/python -m ops_airflow.schema state"
     answer: dict[str, Any] = json.loads(
         machine("sched1").check_output(f"{ask} --environment-file=/etc/airflow/migrate.env --admin=admin")
     )

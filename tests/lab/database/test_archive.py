@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from testinfra.host import Host as Machine
 
-from ops_cli.inventory import Inventory
-from ops_cli.operation import operation
+from ops_cli.fleet.inventory import Inventory
+from ops_cli.fleet.lock import operation
 from tests.lab.conftest import Answer, Fleet
 from tests.lab.database.sql import superuser
 

@@ -15,7 +15,8 @@ testinfra_hosts = ["ansible://database"]
 
 HOLD = """
 import sys
-from ops_cli import inventory, operation
+from ops_cli.fleet import inventory
+from ops_cli.fleet import lock as operation
 fleet = inventory.load("lab", inventory.find_home())
 with operation.operation(fleet, "test", lock="metadata", reason="it's a \\"test\\"\\nof locks") as held:
     held.hosts = ["pg1"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ops_agent.lease.protocol import Timing
+from ops_airflow.scheduler.protocol import Timing
 from tests.lab.lease.cluster import PORT, SSH, Cluster, shell
 from tests.lab.lease.keepers import ROOT, Running, until
 

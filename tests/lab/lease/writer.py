@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import psycopg2
 
-from ops_agent.lease.config import Config
-from ops_agent.lease.keeper import Keeper
-from ops_agent.lease.process import SchedulerProcess
-from ops_agent.lease.protocol import Timing
+from ops_airflow.scheduler.config import Config
+from ops_airflow.scheduler.keeper import Keeper
+from ops_airflow.scheduler.process import SchedulerProcess
+from ops_airflow.scheduler.protocol import Timing
 from tests.lab.lease.cluster import MACHINE, PORT
 
 HOST, HTTP_PORT = sys.argv[1], int(sys.argv[2])

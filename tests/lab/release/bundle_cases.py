@@ -18,10 +18,11 @@ from typing import Any
 
 from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleException
 
-from ops_agent.dag_bundle import ReleaseBundle
-from ops_agent.release import archive, signature
-from ops_agent.release.cache import Cache
-from ops_agent.release.store import Store
+from ops_agent.dags import stream as archive
+from ops_agent.dags.store import Store
+from ops_airflow.dags.bundle import ReleaseBundle
+from ops_release import signature
+from ops_release.cache import Cache
 
 Case = Callable[["Place"], None]
 CASES: list[Case] = []

@@ -15,7 +15,7 @@ from typing import Any
 
 from testinfra.host import Host
 
-from ops_cli import inventory
+from ops_cli.fleet import inventory
 from tests.conftest import ROOT
 from tests.lab.signing import sign
 
@@ -42,7 +42,7 @@ DESTROY = f"cd /; {BINARIES}/pg_ctl -D {DATA} -m immediate stop >/dev/null; rm -
 SERVICES = {
     "api-server": "airflow api-server --host 127.0.0.1 --port 58080 --workers 1",
     "scheduler": "airflow scheduler --skip-serve-logs",
-    "dag-processor": "python -m ops_agent.dag_processor",
+    "dag-processor": "python -m ops_airflow.dags.processor",
 }
 ASK = """
 import urllib.request
@@ -53,7 +53,7 @@ urllib.request.urlopen("http://127.0.0.1:58080/execution/health", timeout=20)
 
 def settings(home: str) -> dict[str, str]:
     paths = {"share": f"{home}/share", "cache": f"{home}/cache", "signers": f"{home}/signers"}
-    bundle = {"name": "fleet", "classpath": "ops_agent.dag_bundle.ReleaseBundle", "kwargs": paths}
+    bundle = {"name": "fleet", "classpath": "ops_airflow.dags.bundle.ReleaseBundle", "kwargs": paths}
     return {
         "HOME": home,
         "AIRFLOW_HOME": home,

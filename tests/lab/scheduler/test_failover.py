@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
-from ops_cli import inventory as inventories
-from ops_cli.operation import operation
+from ops_cli.fleet import inventory as inventories
+from ops_cli.fleet.lock import operation
 from tests.chaos import machines
 
 ROOT = Path(__file__).parents[3]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from testinfra.host import Host as Machine
 
-from ops_cli import inventory as inventories
+from ops_cli.fleet import inventory as inventories
 
 testinfra_hosts = ["ansible://airflow"]
 

@@ -8,9 +8,9 @@ import psycopg
 import pyarrow as pa
 from psycopg import sql
 
-from ops_agent.archive import copy_text, reader
-from ops_agent.archive.manifest import archives
-from ops_agent.archive.store import Store
+from ops_agent.metadata.shelf import copy_text, reader
+from ops_agent.metadata.shelf.manifest import archives
+from ops_agent.metadata.shelf.store import Store
 from tests.lab.lease.cluster import BINARIES, MACHINE, shell
 
 TEMPLATE = "template_airflow"

@@ -8,9 +8,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from ops_agent.archive import engine
-from ops_agent.archive.policy import Policy
-from ops_agent.archive.store import Directory
+from ops_agent.metadata.shelf.store import Directory
+from ops_agent.metadata.take import engine
+from ops_agent.metadata.take.policy import Policy
 from tests.lab.vacuum.cluster import Cluster
 from tests.lab.vacuum.history import History
 

@@ -9,12 +9,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from ops_agent.archive import engine, move
-from ops_agent.archive.manifest import Archive
-from ops_agent.archive.move import Mover
-from ops_agent.archive.policy import Policy
-from ops_agent.archive.session import Rows
-from ops_agent.archive.store import Directory
+from ops_agent.metadata.session import Rows
+from ops_agent.metadata.shelf.manifest import Archive
+from ops_agent.metadata.shelf.store import Directory
+from ops_agent.metadata.take import engine, move
+from ops_agent.metadata.take.move import Mover
+from ops_agent.metadata.take.policy import Policy
 
 STEPS = [
     (Directory, "publish"),

@@ -15,12 +15,14 @@ from typing import Any
 import psycopg
 import pytest
 
-from ops_agent.archive import engine, lock, manifest, move, policy, session, verify
-from ops_agent.archive.lock import HeldError
-from ops_agent.archive.manifest import ArchiveError
-from ops_agent.archive.pace import Length
-from ops_agent.archive.policy import Policy
-from ops_agent.archive.store import Directory, ObjectStore
+from ops_agent.metadata import lock, session
+from ops_agent.metadata.lock import HeldError
+from ops_agent.metadata.shelf import manifest, verify
+from ops_agent.metadata.shelf.manifest import ArchiveError
+from ops_agent.metadata.shelf.store import Directory, ObjectStore
+from ops_agent.metadata.take import engine, move, policy
+from ops_agent.metadata.take.pace import Length
+from ops_agent.metadata.take.policy import Policy
 from tests.lab.vacuum import driver
 from tests.lab.vacuum.cluster import Cluster, archived, orphans, rows, together
 from tests.lab.vacuum.conftest import Vacuum

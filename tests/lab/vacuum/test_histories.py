@@ -7,9 +7,9 @@ from tempfile import TemporaryDirectory
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ops_agent.archive import engine
-from ops_agent.archive.policy import Policy
-from ops_agent.archive.store import Directory
+from ops_agent.metadata.shelf.store import Directory
+from ops_agent.metadata.take import engine
+from ops_agent.metadata.take.policy import Policy
 from tests.lab.vacuum.cluster import Cluster, archived, orphans, rows, together
 from tests.lab.vacuum.history import History, Run, Task
 

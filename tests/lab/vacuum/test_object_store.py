@@ -9,10 +9,12 @@ import psycopg
 import pytest
 from moto.server import ThreadedMotoServer
 
-from ops_agent.archive import engine, manifest, prune, session, verify
-from ops_agent.archive.policy import Policy
-from ops_agent.archive.restore import Restorer, Source
-from ops_agent.archive.store import ObjectStore, open_store
+from ops_agent.metadata import session
+from ops_agent.metadata.put_back.restore import Restorer, Source
+from ops_agent.metadata.shelf import manifest, prune, verify
+from ops_agent.metadata.shelf.store import ObjectStore, open_store
+from ops_agent.metadata.take import engine
+from ops_agent.metadata.take.policy import Policy
 from tests.bench.vacuum import generator
 from tests.lab.vacuum.cluster import Cluster, archived, orphans, rows, together
 

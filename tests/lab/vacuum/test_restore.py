@@ -12,10 +12,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from ops_agent.archive import holds, listing, lock, manifest, prune, session, verify
-from ops_agent.archive.manifest import Archive
-from ops_agent.archive.restore import RestoreError, Restorer, Source
-from ops_agent.archive.store import Directory
+from ops_agent.metadata import holds, lock, session
+from ops_agent.metadata.put_back.restore import RestoreError, Restorer, Source
+from ops_agent.metadata.shelf import listing, manifest, prune, verify
+from ops_agent.metadata.shelf.manifest import Archive
+from ops_agent.metadata.shelf.store import Directory
 from tests.bench.vacuum import generator
 from tests.lab.vacuum.cluster import Cluster, Rows, orphans, rows
 from tests.lab.vacuum.conftest import Vacuum
@@ -26,7 +27,7 @@ LIVING = "import sys; from ops_agent.main import run; sys.exit(run(sys.argv[1:])
 # Dies by itself when the restore has made so much of its text: in the middle of a transaction.
 DYING = """
 import os, signal, sys
-from ops_agent.archive import copy_text
+from ops_agent.metadata.shelf import copy_text
 from ops_agent.main import run
 made, whole = 0, copy_text.chunks
 def chunks(*arguments, **options):
@@ -119,7 +120,7 @@ def settings(live: Database, store: Directory, directory: Path) -> list[str]:
 
 def agent(words: list[str], program: str = LIVING) -> "subprocess.CompletedProcess[str]":
     """Run ops-agent in a process of its own, which keeps its user: there is none called archive here."""
-    stay = "from ops_agent.archive import settings; settings.become = lambda user: None\n"
+    stay = "from ops_agent.metadata import settings; settings.become = lambda user: None\n"
     command = [sys.executable, "-c", stay + program, *words]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
-from ops_cli import inventory as inventories
+from ops_cli.fleet import inventory as inventories
 
 # The publisher of the DAG share.
 testinfra_hosts = ["ansible://sched1"]

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from ops_cli import inventory, main, remote
-from ops_cli.inventory import Host
+from ops_cli import main
+from ops_cli.fleet import inventory, ssh
+from ops_cli.fleet.inventory import Host
 
 
 @pytest.fixture(autouse=True)
@@ -14,11 +15,11 @@ def _at_home(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def answer_with(monkeypatch: pytest.MonkeyPatch, stdout: str, *, reachable: bool = True) -> None:
-    def ask(hosts: Sequence[Host], _command: str, *, timeout_seconds: float) -> list[remote.Reply]:
+    def ask(hosts: Sequence[Host], _command: str, *, timeout_seconds: float) -> list[ssh.Reply]:
         assert timeout_seconds > 0
-        return [remote.Reply(host, reachable, stdout) for host in hosts]
+        return [ssh.Reply(host, reachable, stdout) for host in hosts]
 
-    monkeypatch.setattr(remote, "ask", ask)
+    monkeypatch.setattr(ssh, "ask", ask)
 
 
 def test_status_of_a_healthy_fleet_exits_with_0(

@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 
-from ops_agent.release import archive, signature
-from ops_agent.release.store import Store
-from ops_cli import inventory, signing, source
-from ops_cli.errors import OpsError, UsageError
-from tests.unit.ops_agent.release.conftest import new_key
+from ops_agent.dags import stream as archive
+from ops_agent.dags.store import Store
+from ops_cli import signing
+from ops_cli.console.errors import OpsError, UsageError
+from ops_cli.dags import source
+from ops_cli.fleet import inventory
+from ops_release import signature
+from tests.unit.ops_agent.dags.conftest import new_key
 
 REPORT = {"dags": [], "findings": [], "warnings": 0}
 

@@ -1,0 +1,1 @@
+"""The metadata database's server as its own host sees it."""

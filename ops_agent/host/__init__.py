@@ -1,0 +1,1 @@
+"""What any machine is asked and how: its settings, units, programs and interpreters."""

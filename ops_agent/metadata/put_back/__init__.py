@@ -1,0 +1,1 @@
+"""Rows back from an archive into the database."""

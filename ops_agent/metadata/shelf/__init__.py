@@ -1,0 +1,1 @@
+"""Archives at rest: their files, their documents, and what is read from them."""

@@ -1,0 +1,1 @@
+"""Old rows out of the database into an archive."""

@@ -1,0 +1,1 @@
+"""What `ops` may ask of a machine; a file a verb."""

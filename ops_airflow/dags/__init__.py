@@ -1,0 +1,1 @@
+"""Releases as Airflow's bundles, and a dag-processor that knows them."""

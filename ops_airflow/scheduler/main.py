@@ -1,0 +1,44 @@
+"""`ops-agent scheduler`: one keeper a host, until it is told to stop."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from ops_airflow.scheduler import airflow_scheduler, config
+from ops_airflow.scheduler.keeper import Keeper
+from ops_airflow.scheduler.process import SchedulerProcess
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+log = logging.getLogger("ops_agent.keeper")
+
+
+def run(path: Path) -> int:
+    """Preload, then keep; return the exit code: 0 told to stop, 1 failed."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    try:
+        settings = config.load(path)
+    except (OSError, ValueError, KeyError) as error:
+        sys.stderr.write(f"ops-agent: {path}: {error!r}; converge role airflow_scheduler\n")
+        return 1
+    # Another keeper of this host would share this one's logins, and no fence could tell the two apart.
+    lock = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        sys.stderr.write(f"ops-agent: another keeper holds {path}: see systemctl status airflow-scheduler\n")
+        return 1
+    began = time.monotonic()
+    preloaded = airflow_scheduler.preload()
+    threads = "one thread" if preloaded else "more than one thread: each scheduler starts in a fresh interpreter"
+    main = airflow_scheduler.run if preloaded else airflow_scheduler.run_afresh
+    keeper = Keeper(settings, SchedulerProcess(main), preloaded=preloaded)
+    log.info("Airflow imported in %.1f s, %s", time.monotonic() - began, threads)
+    keeper.run()
+    return 0

@@ -1,0 +1,1 @@
+"""What is typed; a file a command."""

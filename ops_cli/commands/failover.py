@@ -1,0 +1,161 @@
+"""`ops failover`: moves the scheduler to another host, and tells what it cost."""
+# ruff: noqa: FBT002 (typer names its options)
+
+import getpass
+import io
+import json
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from ops_cli.console.errors import OpsError
+from ops_cli.console.options import Format
+from ops_cli.console.prompt import confirm
+from ops_cli.fleet import inventory, ssh
+from ops_cli.fleet.conversation import RemoteError
+from ops_cli.fleet.inventory import Host, Inventory
+from ops_cli.fleet.lock import Operation, operation
+from ops_cli.scheduler import draw as render
+from ops_cli.scheduler import plan as switchover
+from ops_cli.scheduler.plan import NotCheckedError, Plan
+
+_ASK_SECONDS = 6
+# A scheduler that is asked to end may work at its loop for 30 s before it is killed.
+_SILENCE_SECONDS = 60
+_DOWN = 3
+
+
+def failover(  # noqa: PLR0913, PLR0917
+    ctx: typer.Context,
+    to: Annotated[str | None, typer.Option(help="The host that shall schedule; without it a ready standby.")] = None,
+    reason: Annotated[str, typer.Option(help="Why; kept with the lease's history and the audit line.")] = "",
+    force: Annotated[
+        bool, typer.Option("--force", help="Start even without proof that the old one is fenced.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    history: Annotated[bool, typer.Option("--history", help="Show the last 100 changes of the active one.")] = False,
+    env: Annotated[str | None, typer.Option(help="The environment, if not given before the command.")] = None,
+    output: Annotated[Format, typer.Option("--format", help="A table to read, or JSON to parse.")] = Format.TABLE,
+) -> None:
+    """Move the scheduler to another host.
+
+    If the active one is healthy it finishes its loop and hands over: a planned switchover. If not, the lease is taken
+    from it and the other host shuts it out of the database before it starts: a forced failover. Where that cannot be
+    proved, because sessions of the old one do not end, no scheduler starts unless --force says so.
+
+    Refuses with exit code 4 if no standby is healthy or the fleet does not run in mode active_standby, 2 if the target
+    is active already or no scheduler, 3 if the database does not answer, 5 if another operation holds the lock. Killed
+    in the middle it leaves nothing half done: what was asked for completes, or was never asked for.
+
+    The JSON has the keys kind (switchover or failover), from, to, epoch, fenced (proved), pause_s (from the old
+    scheduler's end, or its last renewal, to the new one's start), first_task_s (to the first new task running; null if
+    none came within 10 s), orphans (tasks the old one left queued or running) and orphans_adopted_s (from the new one's
+    start until all of them are its own). All times are the database's.
+    """
+    fleet = inventory.load(env or ctx.obj["env"], inventory.find_home())
+    if history:
+        _history(fleet, output)
+        return
+    switchover.check_arguments(fleet, to, reason)
+    console = render.console(stderr=True)
+    with console.status("Asking the database and the lease keepers"):
+        seen = look(fleet)
+    if output is Format.TABLE:
+        console.print(render.topology(seen))
+    plan = switchover.decide(seen, to, force=force)
+    if dry_run:
+        typer.echo(json.dumps(plan.as_json()) if output is Format.JSON else plan.consequence)
+        return
+    confirm(plan.consequence, fleet.env, yes=yes)
+    with operation(fleet, "failover", lock="scheduler", reason=reason) as running:
+        result = _carry_out(fleet, plan, reason, running, console)
+    if output is Format.JSON:
+        typer.echo(json.dumps(result))
+    else:
+        render.console().print(render.result(result))
+    _judge(fleet.env, plan, result)
+
+
+def look(fleet: Inventory) -> switchover.Situation:
+    """Ask every keeper, then the database, whose answer must not grow old while a dead host is waited for.
+
+    Raises NotCheckedError or RefusedError if there is no lease to ask about.
+    """
+    database, schedulers = fleet.tier("database")[0], fleet.tier("scheduler")
+    said = {host.name: answer for host, answer in zip(schedulers, _ask(schedulers, "keeper"), strict=True)}
+    lease = switchover.refuse_without_lease(fleet.env, database.name, _ask([database], "status")[0])
+    rows = {row["name"]: row for row in lease["hosts"]}
+    hosts = [
+        switchover.Scheduler(name, rows.get(name, {}), {} if "error" in keeper else keeper, keeper.get("error", ""))
+        for name, keeper in said.items()
+    ]
+    return switchover.Situation(fleet.env, lease, hosts)
+
+
+def _ask(hosts: Sequence[Host], action: str) -> list[dict[str, Any]]:
+    return [_read(reply) for reply in ssh.ask(hosts, f"{ssh.AGENT} lease {action}", timeout_seconds=_ASK_SECONDS)]
+
+
+def _read(reply: ssh.Reply) -> dict[str, Any]:
+    if not reply.reachable:
+        return {"error": f"{reply.host.name} is unreachable: {reply.error}", "down": True}
+    if reply.error:
+        return {"error": " ".join(reply.error.split())}
+    try:
+        return dict(json.loads(reply.stdout))
+    except ValueError:
+        return {"error": f"it printed {reply.stdout[:80]!r}"}
+
+
+def _carry_out(fleet: Inventory, plan: Plan, reason: str, running: Operation, console: Console) -> dict[str, Any]:
+    """Have the database host move the lease, and say each step as it happens."""
+    running.hosts = [host for host in (plan.source, plan.target) if host]
+    request = plan.request(why=reason, by=f"{getpass.getuser()}@{socket.gethostname()}")
+    running.check()
+    result: dict[str, Any] = {}
+    try:
+        with console.status(f"Moving the scheduler to {plan.target}") as progress:
+            for step in _steps(fleet, request):
+                result = step.get("result", result)
+                if text := render.step(step):
+                    progress.update(text)
+                    console.print(text)
+    except KeyboardInterrupt:
+        console.print("What was asked for completes by itself; type: ops status")
+        raise
+    running.result = render.summary(result) + (" (--force)" if plan.force else "")
+    return result
+
+
+def _steps(fleet: Inventory, request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    database = fleet.tier("database")[0]
+    stdin = io.BytesIO(json.dumps(request).encode())
+    try:
+        for line in ssh.stream(database, f"{ssh.AGENT} lease change", stdin=stdin, timeout_seconds=_SILENCE_SECONDS):
+            yield json.loads(line)
+    except RemoteError as error:
+        kind = NotCheckedError if error.status == _DOWN else OpsError
+        raise kind(f"{error}; type: ops failover --env {fleet.env} --dry-run") from None
+
+
+def _judge(env: str, plan: Plan, result: Mapping[str, Any]) -> None:
+    """Raise OpsError if the lease moved and yet not all is well."""
+    if result["to"] != plan.target:
+        raise OpsError(f"{result['to']} took the lease instead of {plan.target}; type: ops status --env {env}")
+    if result["pause_s"] is None:
+        raise OpsError(f"{result['to']} holds the lease, and its scheduler has not begun; type: ops status --env {env}")
+    if result["orphans"] and result["orphans_adopted_s"] is None:
+        raise OpsError(f"not all of {result['orphans']} orphaned tasks are adopted yet; type: ops status --env {env}")
+
+
+def _history(fleet: Inventory, output: Format) -> None:
+    database = fleet.tier("database")[0]
+    changes = switchover.read_history(fleet.env, database.name, _ask([database], "history")[0])
+    if output is Format.JSON:
+        typer.echo(json.dumps(changes, indent=2))
+    else:
+        render.console().print(render.history(changes))

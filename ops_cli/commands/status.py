@@ -1,0 +1,92 @@
+"""`ops status`: what runs where, and what is wrong."""
+
+import json
+import time
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.live import Live
+
+from ops_cli.console.errors import UsageError
+from ops_cli.dags import last_tried
+from ops_cli.fleet import inventory, ssh
+from ops_cli.health import draw, rules
+
+# Every probe of the agent is bounded by 2 s; the rest is for a loaded machine.
+_AGENT_TIMEOUT_SECONDS = 10
+_AGENT = f"{ssh.AGENT} status --json"
+_WATCH_SECONDS = 2
+_WIDTH_WITHOUT_TERMINAL = 160
+
+
+class Format(StrEnum):
+    """How an answer is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+def status(
+    ctx: typer.Context,
+    env: Annotated[str | None, typer.Option(help="The environment, if not given before the command.")] = None,
+    output: Annotated[Format, typer.Option("--format", help="A table to read, or JSON to parse.")] = Format.TABLE,
+    watch: Annotated[bool, typer.Option("--watch", help="Ask again every two seconds until Ctrl-C.")] = False,  # noqa: FBT002
+) -> None:
+    """Show what runs on every host, tier by tier, and what is wrong.
+
+    Asks all hosts at once; a host that is down delays the answer by at most 5 seconds. Exits with 0 if the fleet is
+    healthy, 4 if something is wrong, 3 if a host is unreachable.
+
+    Healthy means: every unit is in the state the inventory asks for and none has failed, exactly one scheduler has a
+    fresh heartbeat (in mode active_active, each) and in mode active_standby it holds the lease and another host is
+    ready to take over, every pool's queue has a consumer, the share is mounted and answers wherever DAGs are read, no
+    DAG file fails to import, no disk is over 90 % full. The JSON has the keys env, healthy, problems, scheduler
+    (active, standby, mode, ready, epoch, lease_age_s), hosts, queues, database and dags.
+    """
+    console = _console()
+    if watch and (output is Format.JSON or not console.is_terminal):
+        raise UsageError("--watch draws on a terminal: leave it out to get one answer")
+    fleet = inventory.load(env or ctx.obj["env"], inventory.find_home())
+    if watch:
+        _watch(fleet, console)
+    with Console(stderr=True).status(f"Asking {len(fleet.hosts)} hosts"):
+        answer = survey(fleet)
+    if output is Format.JSON:
+        typer.echo(json.dumps(answer.as_json(), indent=2))
+    else:
+        console.print(draw.fleet(answer))
+    raise typer.Exit(answer.exit_code)
+
+
+def survey(fleet: inventory.Inventory) -> rules.FleetStatus:
+    """Ask every host of the fleet for its report."""
+    replies = ssh.ask(fleet.hosts, _AGENT, timeout_seconds=_AGENT_TIMEOUT_SECONDS)
+    return rules.FleetStatus(
+        fleet.env, [observe(reply) for reply in replies], [*filter(None, [last_tried.failed_here(fleet.env)])]
+    )
+
+
+def observe(reply: ssh.Reply) -> rules.Observation:
+    """Read a host's reply; output that is no report is an error of that host, never a crash."""
+    report, error = {}, reply.error
+    if reply.reachable and not error:
+        try:
+            report = json.loads(reply.stdout)
+        except ValueError:
+            error = f"it printed {reply.stdout[:80]!r}"
+    return rules.Observation(reply.host, reply.reachable, report, error)
+
+
+def _watch(fleet: inventory.Inventory, console: Console) -> None:
+    with Live(console=console, auto_refresh=False, screen=True) as live:
+        while True:
+            live.update(draw.screen(survey(fleet)), refresh=True)
+            time.sleep(_WATCH_SECONDS)
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    # A pipe has no width; the 80 columns rich assumes would fold every line of a report.
+    return console if console.is_terminal else Console(highlight=False, width=_WIDTH_WITHOUT_TERMINAL)

@@ -1,0 +1,169 @@
+"""`ops vacuum`: move old finished runs out of the metadata database into an archive."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ops_cli.console import prompt
+from ops_cli.console.errors import UsageError
+from ops_cli.console.options import Format
+from ops_cli.console.tables import duration, size
+from ops_cli.fleet import agent, inventory
+from ops_cli.fleet.lock import operation
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for; None and empty leave it to the policy of the inventory."""
+
+    older_than: str | None = None
+    policy: str | None = None
+    dag: str | None = None
+    keep_last: int | None = None
+    tables: str | None = None
+    archive_to: str | None = None
+    no_archive: bool = False
+    max_duration: str | None = None
+    reclaim: bool = False
+
+    def words(self, *, dry_run: bool) -> list[str]:
+        """Return the words for `ops-agent`; the policy itself goes by standard input."""
+        words = ["vacuum", "--who", agent.who()]
+        for name, value in (
+            ("older-than", self.older_than),
+            ("policy", None if self.policy is None else "-"),
+            ("dag", self.dag),
+            ("keep-last", self.keep_last),
+            ("tables", self.tables),
+            ("archive-to", self.archive_to),
+            ("max-duration", self.max_duration),
+        ):
+            words += [] if value is None else [f"--{name}", str(value)]
+        flags = (("no-archive", self.no_archive), ("reclaim", self.reclaim), ("dry-run", dry_run))
+        return [*words, *(f"--{name}" for name, given in flags if given)]
+
+    def consequence(self, plan: agent.Line, host: str) -> str:
+        """Say what going on means."""
+        rows = f"{sum(table['rows'] for table in plan['tables']):,} rows"
+        if self.no_archive:
+            return f"{rows} are deleted from the metadata database on {host} for good: nothing is archived."
+        return (
+            f"{rows} move from the metadata database on {host} into an archive, which ops archive restore can put back."
+        )
+
+
+def vacuum(  # noqa: PLR0913 - options of a command
+    ctx: typer.Context,
+    *,
+    env: Annotated[str | None, typer.Option(help="The environment, if not given before the command.")] = None,
+    older_than: Annotated[
+        str | None, typer.Option(help="Age from the end of a run, as in 90d; else the policy's.")
+    ] = None,
+    policy: Annotated[Path | None, typer.Option(help="A policy in YAML instead of the inventory's.")] = None,
+    dag: Annotated[str | None, typer.Option(help="Only the DAGs whose id fits this glob.")] = None,
+    keep_last: Annotated[int | None, typer.Option(min=1, help="So many newest runs of each DAG stay.")] = None,
+    tables: Annotated[str | None, typer.Option(help="Only these, by comma: dag_run, log, job, …")] = None,
+    archive_to: Annotated[
+        str | None, typer.Option(help="Directory of the database host, or s3://bucket/prefix.")
+    ] = None,
+    no_archive: Annotated[bool, typer.Option("--no-archive", help="Delete for good.")] = False,
+    max_duration: Annotated[str | None, typer.Option(help="Stop between two batches after so long.")] = None,
+    reclaim: Annotated[bool, typer.Option("--reclaim", help="Give freed space back to the disk, online.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count and estimate; change nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    output: Annotated[Format, typer.Option("--format", help="A table to read, or JSON to parse.")] = Format.TABLE,
+) -> None:
+    """Move old finished runs, and old rows that stand alone, out of the metadata database into an archive.
+
+    Never taken: a run that is not over, the newest run of a DAG, a run of a backfill that is not over. What may go and
+    when says the policy of the inventory (metadata_archive_policy) unless options say otherwise. It counts first and
+    asks; it yields to the scheduler while it works, and can be interrupted at any time: the next one goes on.
+
+    The JSON has the keys archive_id, tables, longest_transaction_s, rows_per_s, reclaimed_bytes, resumed and
+    stopped_early; with --dry-run, tables with rows, bytes and seconds.
+    """
+    text = _read(policy) if policy else None
+    request = Request(older_than, text, dag, keep_last, tables, archive_to, no_archive, max_duration, reclaim)
+    fleet = inventory.load(env or ctx.obj["env"], inventory.find_home())
+    host = fleet.tier("database")[0]
+    plan = agent.result(host, request.words(dry_run=True), stdin=text or "", tell=describe)
+    console = Console(stderr=not dry_run or output is Format.JSON)
+    console.print(planned(plan))
+    if dry_run:
+        if output is Format.JSON:
+            typer.echo(json.dumps(plan, indent=2))
+        return
+    if any(table["rows"] for table in plan["tables"]) or plan.get("unsettled"):
+        prompt.confirm(request.consequence(plan, host.name), fleet.env, yes=yes)
+    with operation(fleet, "vacuum", lock="metadata") as running:
+        running.hosts = [host.name]
+        done = agent.result(host, request.words(dry_run=False), stdin=text or "", tell=describe)
+        running.result = f"archive {done.get('archive_id')}: {total(done['tables'], 'deleted'):,.0f} rows"
+    if output is Format.JSON:
+        typer.echo(json.dumps(done, indent=2))
+    else:
+        Console().print(finished(done))
+
+
+def describe(event: agent.Line) -> str:
+    """Return one line on how far it is."""
+    if event["event"] == "count":
+        return f"counting: {event['rows']:,} rows could go"
+    if event["event"] == "progress":
+        table = str(event["table"]).removeprefix("public.")
+        return f"{table}: {event['rows']:,} rows moved in {duration(event['seconds'])}"
+    subject = event.get("table") or event.get("archive_id") or ""
+    return f"{event['event']} {subject}".strip()
+
+
+def planned(plan: agent.Line) -> Table:
+    """Draw what would go."""
+    table = _table("table", "rows", "bytes", "time")
+    for each in sorted(plan["tables"], key=lambda each: -each["rows"]):
+        if each["rows"]:
+            table.add_row(each["name"], f"{each['rows']:,}", size(each["bytes"]), duration(each["seconds"]))
+    sums = [total(plan["tables"], key) for key in ("rows", "bytes", "seconds")]
+    table.add_section()
+    table.add_row("in all", f"{sums[0]:,.0f}", size(sums[1]), duration(sums[2]))
+    return table
+
+
+def finished(done: agent.Line) -> RenderableType:
+    """Draw what went."""
+    table = _table("table", "archived", "deleted", "bytes", "time")
+    for each in done["tables"]:
+        figures = f"{each['archived']:,}", f"{each['deleted']:,}", size(each["bytes"]), duration(each["seconds"])
+        table.add_row(each["name"], *figures)
+    notes = [f"archive {done['archive_id']}" if done.get("archive_id") else "nothing was archived"]
+    notes.append(f"{done['rows_per_s']:,.0f} rows/s, longest transaction {done['longest_transaction_s']:.3f} s")
+    if done.get("reclaimed_bytes"):
+        notes.append(f"{size(done['reclaimed_bytes'])} given back to the disk")
+    notes += ["went on where a vacuum was interrupted"] if done.get("resumed") else []
+    notes += ["stopped before everything was taken: the next one goes on"] if done.get("stopped_early") else []
+    return Group(table, Text("\n".join(notes)))
+
+
+def total(tables: Sequence[Any], key: str) -> float:
+    """Add one figure of all tables."""
+    return sum(float(each[key]) for each in tables)
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading == "table" else "right", no_wrap=True)
+    return table
+
+
+def _read(policy: Path) -> str:
+    try:
+        return policy.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"--policy {policy}: {error.strerror}") from error

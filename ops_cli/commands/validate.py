@@ -1,0 +1,98 @@
+"""`ops validate`: the gate over a directory of DAG files, on a scheduler host or in a Python that has Airflow."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ops_cli.console.errors import ExitCode, OpsError, UsageError
+from ops_cli.console.steps import Steps
+from ops_cli.dags import source
+from ops_cli.dags.hosts import connected
+from ops_cli.fleet import inventory
+
+_LOCAL_SECONDS = 960
+
+
+class ReportFormat(StrEnum):
+    """How the gate's report is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+    JUNIT = "junit"
+
+
+def validate(  # noqa: PLR0913, PLR0917
+    ctx: typer.Context,
+    path: Annotated[Path, typer.Argument(help="The directory of DAG files, as it stands.")] = Path("dags"),
+    output: Annotated[
+        ReportFormat, typer.Option("--format", help="A table to read, JSON to parse, or JUnit for a CI system.")
+    ] = ReportFormat.TABLE,
+    local: Annotated[bool, typer.Option("--local", help="Here, without a fleet: in a CI job.")] = False,  # noqa: FBT002
+    python: Annotated[
+        str, typer.Option(help="With --local: the interpreter whose environment has the fleet's Airflow.")
+    ] = "python3",
+    env: Annotated[str | None, typer.Option(help="The environment, if not given before the command.")] = None,
+) -> None:
+    """Judge DAG files by the gate that every deploy passes through; nothing is deployed.
+
+    Each file is imported in a process of its own, in the fleet's own Airflow environment on a scheduler host, without
+    privilege or network and with bounded time and memory. Found are: files that cannot be imported, duplicate ids,
+    cycles, unknown pools and queues, invalid schedules, network or database access and slow code outside of tasks, and
+    what dag-policy.yml at the top of the directory asks for. A finding names file, line, rule and how to fix it.
+    Exits with 0 if a deploy would be let through (there may be warnings), 4 if not.
+    """
+    if not path.is_dir():
+        raise UsageError(f"{path} is no directory of DAG files; type: ops validate PATH")
+    if local:
+        raise typer.Exit(_local(path, output, python))
+    fleet = inventory.load(env or ctx.obj["env"], inventory.find_home())
+    with connected(fleet) as hosts, tempfile.TemporaryDirectory() as work, Steps().shown() as steps:
+        steps.now(f"validating {path} on {hosts.publisher.name}")
+        archive = source.as_it_stands(path, Path(work))
+        report, refused = hosts.validate(archive, output, hosts.health(1)["pools"])
+    sys.stdout.write(report)
+    raise typer.Exit(ExitCode.CHECK_FAILED if refused else ExitCode.DONE)
+
+
+def _local(path: Path, output: ReportFormat, python: str) -> int:
+    with _importable() as directory:
+        command = [python, "-m", "ops_agent.verbs.validate", str(path), "--format", output]
+        try:
+            done = subprocess.run(
+                command, env=os.environ | {"PYTHONPATH": directory}, check=False, timeout=_LOCAL_SECONDS
+            )
+        except FileNotFoundError:
+            raise UsageError(f"there is no {python}; name one that has Airflow with --python") from None
+    if done.returncode not in {ExitCode.DONE, ExitCode.USAGE, ExitCode.CHECK_FAILED}:
+        raise OpsError("the gate itself failed; give --python one with the packages of locks/airflow.txt")
+    return done.returncode
+
+
+@contextmanager
+def _importable() -> Iterator[str]:
+    """Give the gate to another interpreter, and of what is installed beside it nothing."""
+    found = find_spec("ops_agent")
+    if not found or not found.submodule_search_locations:
+        raise OpsError("the package ops_agent is not installed beside ops_cli; type: bin/bootstrap")
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory, "ops_agent").symlink_to(found.submodule_search_locations[0])
+        yield directory
+
+
+def summary(text: str) -> str:
+    """Return the refusals of a JSON report for an error message: the first few, each with where it is."""
+    report = json.loads(text)
+    errors = [found for found in report["findings"] if found["severity"] == "error"]
+    lines = [f"{found['file']}:{found['line']} {found['rule']}: {found['message']}" for found in errors[:5]]
+    more = f"\n  and {len(errors) - len(lines)} more; type: ops validate PATH" if len(errors) > len(lines) else ""
+    return "\n  ".join(lines) + more

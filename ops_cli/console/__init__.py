@@ -1,0 +1,1 @@
+"""What every command says and asks the same way."""

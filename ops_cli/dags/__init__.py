@@ -1,0 +1,1 @@
+"""Releases of DAGs: from a repository to every host, and back."""

@@ -1,0 +1,1 @@
+"""The metadata database and its archives."""

@@ -1,0 +1,1 @@
+"""Which host's scheduler runs, and how that is changed."""

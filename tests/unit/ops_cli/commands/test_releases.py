@@ -1,0 +1,69 @@
+from datetime import UTC, datetime
+
+import pytest
+from rich.console import Console
+
+from ops_cli.commands import releases
+from ops_cli.console.errors import UsageError
+
+NOW = datetime(2026, 1, 10, tzinfo=UTC)
+LISTED = [
+    {
+        "id": "20260109T000000Z-abc1234",
+        "created": "2026-01-09T00:00:00Z",
+        "author": "Ada",
+        "message": "Newer",
+        "dirty": True,
+        "current": True,
+        "previous": False,
+        "unfinished_runs": 0,
+        "error": "",
+    },
+    {
+        "id": "20260108T000000Z-abd5678",
+        "created": "2026-01-08T00:00:00Z",
+        "author": "Bob",
+        "message": "Older",
+        "dirty": False,
+        "current": False,
+        "previous": True,
+        "unfinished_runs": 3,
+        "error": "",
+    },
+    {"id": "20260107T000000Z-fff0000", "current": False, "previous": False, "error": "damaged manifest"},
+]
+
+
+@pytest.mark.parametrize("wanted", ["20260109T000000Z-abc1234", "20260109", "abc1", "abc1234"])
+def test_release_is_found_by_the_beginning_of_its_id_or_commit(wanted: str) -> None:
+    assert releases.find(LISTED, wanted) == "20260109T000000Z-abc1234"
+
+
+@pytest.mark.parametrize(("wanted", "text"), [("ab", "2 releases begin"), ("zzz", "no release begins")])
+def test_release_that_is_not_one_is_refused(wanted: str, text: str) -> None:
+    with pytest.raises(UsageError, match=text):
+        releases.find(LISTED, wanted)
+
+
+def test_table_says_what_serves_who_made_it_and_what_runs_on_it() -> None:
+    console = Console(width=160)
+    with console.capture() as capture:
+        console.print(releases.table(LISTED, NOW))
+    lines = [line.split() for line in capture.get().splitlines()]
+    newer = ["current", "20260109T000000Z-abc1234", "1", "d", "Ada", "Newer", "(with", "uncommitted", "changes)"]
+    assert lines[1] == newer
+    assert lines[2] == ["previous", "20260108T000000Z-abd5678", "2", "d", "3", "Bob", "Older"]
+    assert lines[3] == ["20260107T000000Z-fff0000", "unusable:", "damaged", "manifest"]
+
+
+@pytest.mark.parametrize(
+    ("created", "text"),
+    [
+        ("2026-01-09T23:59:59Z", "1 s"),
+        ("2026-01-09T23:00:00Z", "1 h"),
+        ("2026-01-10T00:00:00Z", "now"),
+        ("2025-12-31T00:00:00Z", "10 d"),
+    ],
+)
+def test_age_is_in_its_largest_unit(created: str, text: str) -> None:
+    assert releases.age(created, NOW) == text

@@ -1,0 +1,205 @@
+import io
+import json
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from ops_agent.dags import stream as archive
+from ops_cli.console.errors import OpsError, UsageError
+from ops_cli.dags import hosts, source
+
+
+def git(repository: Path, *words: str) -> str:
+    identity = ["-c", "user.name=Ada", "-c", "user.email=ada@example.com"]
+    done = subprocess.run(["git", "-C", repository, *identity, *words], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def dags(tmp_path: Path) -> Path:
+    """The dags/ of a repository with two commits; the first has one file less."""
+    repository = tmp_path / "repository"
+    folder = repository / "dags"
+    (folder / "sub dir").mkdir(parents=True)
+    (folder / "a.py").write_text("a = 1\n")
+    (repository / "README").write_text("not a DAG\n")
+    git(repository.parent, "init", "-q", "-b", "main", str(repository))
+    git(repository, "add", ".")
+    git(repository, "commit", "-q", "-m", "First")
+    (folder / "sub dir" / "größe.py").write_text("b = 2\n")
+    (folder / "link.py").symlink_to("a.py")
+    git(repository, "add", ".")
+    git(repository, "commit", "-q", "-m", "Second", "-m", "With a body.")
+    git(repository, "remote", "add", "origin", "https://user:token@git.example.com/dags.git")
+    return folder
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    (tmp_path / "work").mkdir()
+    return tmp_path / "work"
+
+
+def test_clean_commit_is_packed_with_its_author_and_subject(dags: Path, work: Path) -> None:
+    packed = source.collect(dags, work)
+    assert packed.commit == git(dags, "rev-parse", "HEAD")
+    assert (packed.author, packed.message, packed.dirty) == ("Ada <ada@example.com>", "Second", False)
+    assert sorted(packed.files) == ["a.py", "link.py", "sub dir/größe.py"]
+    assert packed.files["link.py"] == "-> a.py"
+    assert packed.origin is not None
+    assert packed.origin["repository"] == "https://git.example.com/dags.git"
+    assert (packed.origin["path"], packed.origin["ref"]) == ("dags/", "main")
+
+
+def test_another_ref_is_packed_whatever_the_work_tree_holds(dags: Path, work: Path) -> None:
+    (dags / "a.py").write_text("half written")
+    packed = source.collect(dags, work, ref="HEAD~1", message="Back to the first")
+    assert (list(packed.files), packed.message, packed.dirty) == (["a.py"], "Back to the first", False)
+    assert packed.commit == git(dags, "rev-parse", "HEAD~1")
+
+
+def test_changes_are_refused_by_name_and_packed_when_allowed(dags: Path, work: Path) -> None:
+    (dags / "a.py").write_text("a = 3\n")
+    (dags / "new.py").write_text("")
+    (dags / ".gitignore").write_text("*.tmp\n")
+    (dags / "left.tmp").write_text("")
+    with pytest.raises(UsageError, match=r"a\.py.*--allow-dirty"):
+        source.collect(dags, work)
+    packed = source.collect(dags, work, allow_dirty=True)
+    assert packed.dirty
+    assert sorted(packed.files) == [".gitignore", "a.py", "link.py", "new.py", "sub dir/größe.py"]
+
+
+def test_deleted_file_counts_as_a_change_and_is_left_out(dags: Path, work: Path) -> None:
+    (dags / "a.py").unlink()
+    (dags / "link.py").unlink()
+    assert list(source.collect(dags, work, allow_dirty=True).files) == ["sub dir/größe.py"]
+
+
+def test_directory_outside_of_git_is_packed_as_it_stands(tmp_path: Path, work: Path) -> None:
+    folder = tmp_path / "plain"
+    (folder / "__pycache__").mkdir(parents=True)
+    (folder / "__pycache__" / "a.pyc").write_text("")
+    (folder / "a.py").write_text("")
+    packed = source.collect(folder, work)
+    assert (packed.commit, list(packed.files)) == ("", ["a.py"])
+    assert packed.origin == {"path": str(folder), "deployed_by": source.deployer()}
+    with pytest.raises(UsageError, match="no git repository"):
+        source.collect(folder, work, ref="main")
+
+
+@pytest.mark.parametrize(("ref", "text"), [("nonsense", "no commit nonsense"), ("", "not a single file")])
+def test_what_cannot_be_packed_is_refused(tmp_path: Path, dags: Path, work: Path, ref: str, text: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match=text):
+        source.collect(dags if ref else tmp_path / "empty", work, ref=ref)
+
+
+def test_missing_directory_is_refused(tmp_path: Path, work: Path) -> None:
+    with pytest.raises(UsageError, match="no directory of DAG files"):
+        source.collect(tmp_path / "nowhere", work)
+
+
+@pytest.mark.parametrize("dirty", [False, True])
+def test_stream_is_what_the_publisher_unpacks(dags: Path, work: Path, tmp_path: Path, *, dirty: bool) -> None:
+    if dirty:
+        (dags / "a.py").write_text("a = 3\n")
+    packed = source.collect(dags, work, allow_dirty=dirty)
+    stream = io.BytesIO()
+    source.write_header(json.dumps(packed.header({"ok": True, "dags": ["ä" * 600]})).encode(), stream)
+    stream.write(packed.archive.read_bytes())
+    stream.seek(0)
+    release = tmp_path / "release"
+    release.mkdir()
+    # Its digest is compared with the one computed of what arrived.
+    found = archive.unpack(stream, release)
+    assert {name: entry.sha256 for name, entry in found.files.items()} | {
+        name: f"-> {target}" for name, target in found.links.items()
+    } == packed.files
+    assert found.header["commit"] == packed.commit
+    assert (release / "dags" / "link.py").read_text() == (dags / "a.py").read_text()
+
+
+def test_packed_tree_names_nobody_of_this_machine(dags: Path, work: Path) -> None:
+    with tarfile.open(source.as_it_stands(dags, work)) as packed:
+        assert {(member.uid, member.gid, member.uname) for member in packed} == {(0, 0, "")}
+
+
+def test_branch_of_a_remote_is_fetched_and_packed(dags: Path, work: Path) -> None:
+    tree = source.clone(f"file://{dags.parent}", "main", work)
+    packed = source.collect(tree / "dags", work)
+    assert packed.commit == git(dags, "rev-parse", "HEAD")
+    assert packed.origin is not None
+    assert (packed.origin["repository"], packed.origin["ref"]) == (f"file://{dags.parent}", "main")
+
+
+def test_branch_that_does_not_exist_is_an_error(dags: Path, work: Path) -> None:
+    with pytest.raises(OpsError, match=r"git clone.*gone"):
+        source.clone(f"file://{dags.parent}", "gone", work)
+
+
+def test_commit_that_only_makes_a_file_executable_is_another_release(dags: Path, work: Path, tmp_path: Path) -> None:
+    before = source.collect(dags, work)
+    (dags / "a.py").chmod(0o755)
+    git(dags, "commit", "-q", "-a", "-m", "Only a mode")
+    (tmp_path / "again").mkdir()
+    after = source.collect(dags, tmp_path / "again")
+    assert after.digest != before.digest
+    assert {name for name, one in after.files.items() if before.files[name] != one} == {"a.py"}
+
+
+def test_digest_is_the_hosts_whatever_may_be_executed(tmp_path: Path, work: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for name, mode in (("a.py", 0o644), ("run.sh", 0o755), ("private.py", 0o600), ("setuid", 0o4755)):
+        (tree / name).write_text(name)
+        (tree / name).chmod(mode)
+    (tree / "link").symlink_to("run.sh")
+    packed = source.collect(tree, work)
+    stream = io.BytesIO()
+    archive.pack(tree, {"author": "a", "message": "m"}, stream)
+    stream.seek(0)
+    with tarfile.open(fileobj=stream) as sent:
+        header = sent.extractfile("release.json")
+        assert header is not None
+        assert json.load(header)["digest"] == packed.digest
+    with tarfile.open(packed.archive) as written:
+        modes = {member.name: member.mode for member in written if member.isfile()}
+    assert modes == {"dags/a.py": 0o644, "dags/run.sh": 0o755, "dags/private.py": 0o644, "dags/setuid": 0o755}
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://ghp_hunter2@git.example.com/x.git",
+        "https://ann:hunter2@git.example.com/x.git",
+        "HTTPS://hunter2@git.example.com/x.git",
+        "ssh://git:hunter2@git.example.com/x.git",
+        "https://ann:hunt@hunter2@git.example.com/x.git",
+    ],
+)
+def test_address_with_a_login_is_refused_without_repeating_it(url: str) -> None:
+    with pytest.raises(UsageError, match=r"git\.example\.com/x\.git was given with a login") as told:
+        source.refuse_login(url)
+    assert "hunt" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["", "git@git.example.com:x.git", "ssh://git@git.example.com:22/x.git", "https://git.example.com/@x/y.git"]
+)
+def test_address_without_a_login_is_taken(url: str) -> None:
+    source.refuse_login(url)
+
+
+def test_gates_tar_keeps_no_mode_that_the_umask_forbids(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "s").write_text("x")
+    (tree / "s").chmod(0o4777)
+    subprocess.run(["tar", "-C", str(tree), "-cf", str(tmp_path / "s.tar"), "s"], check=True)
+    (line,) = (line for line in hosts._GATE.splitlines() if line.startswith("tar "))  # noqa: SLF001
+    script = f"umask 022; directory={tmp_path / 'out'}; mkdir $directory; {line} <{tmp_path / 's.tar'}"
+    subprocess.run(["sh", "-ec", script], check=True)
+    assert (tmp_path / "out/s").stat().st_mode & 0o7777 == 0o755
