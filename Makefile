@@ -59,7 +59,7 @@ test-chaos: .venv/.locked ## the failure stories of schedulers and deploys on th
 	timeout --signal INT 1800 pytest -q tests/chaos
 	timeout --signal INT 1800 pytest -q -m story tests/lab
 
-test-bench: lab ## the figures the README quotes, but for the lab's own build time, about two and a half hours
+test-bench: lab ## the figures that docs/figures.md quotes, but for the lab's own build time, about two and a half hours
 	python -m tests.bench.memory
 	python -m tests.bench.chain_hop
 	python -m tests.bench.slots

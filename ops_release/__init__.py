@@ -17,6 +17,8 @@ from pathlib import Path
 SHARE = Path("/srv/airflow/dags")
 CACHE = Path("/var/cache/airflow/releases")
 BUNDLE = "fleet"
+# What a dag-processor says of itself, beside the copies.
+SERVING = "serving.json"
 PUBLISHER = "dagpublisher"
 SERVICE_USER = "airflow"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from configparser import ConfigParser
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -15,7 +16,8 @@ from ops_release import BUNDLE, ReleaseError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
+
+CONFIGURATION = Path("/etc/airflow/airflow.cfg")
 
 _UNFINISHED = """
 SELECT bundle_version, count(*) FROM dag_run

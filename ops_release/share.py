@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ops_release import ReleaseError, signature
-from ops_release.manifest import NAME, refuse_id
+from ops_release import GoneError, ReleaseError, signature
+from ops_release.manifest import NAME, Manifest, load, refuse_id
 from ops_release.run import ProbeError, run
 
 ANSWER_SECONDS = 5.0
@@ -16,6 +16,28 @@ def release_of(target: Path) -> str:
     if target.parent.name != "releases":
         raise ReleaseError(f"the link leads to {target}, which is no release")
     return refuse_id(target.name)
+
+
+def linked(share: Path, name: str) -> str | None:
+    """Return the id that a link of the share names, if it names one."""
+    try:
+        return release_of((share / name).readlink())
+    except (OSError, ReleaseError):
+        return None
+
+
+def published(share: Path, release_id: str) -> Manifest:
+    """Read a release's manifest, whoever wrote it; raise ReleaseError if there is no such release.
+
+    GoneError if the current one is there: the share has not lost them all, this one was removed.
+    """
+    directory = share / "releases" / refuse_id(release_id)
+    if not directory.is_dir():
+        current = linked(share, "current")
+        lost = current is None or not (share / "releases" / current).is_dir()
+        kind = ReleaseError if lost else GoneError
+        raise kind(f"there is no release {release_id} on the share; see `ops releases`")
+    return load(directory)
 
 
 def current_within(share: Path, seconds: float) -> str:

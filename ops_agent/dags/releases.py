@@ -1,4 +1,4 @@
-"""What the verbs of `ops-agent release` do; `arguments` says what they print."""
+"""What the verbs of `ops-agent release` do; `verbs.release` says what they print."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from ops_agent.dags import stream as archive
 from ops_agent.dags.store import Store
-from ops_release import GONE, GoneError, ReleaseError, database, signature, takeover
+from ops_release import GONE, SERVING, GoneError, ReleaseError, database, signature, takeover
 from ops_release.cache import Cache
 from ops_release.diff import changes
 from ops_release.manifest import DAGS, NAME
-from ops_release.share import ANSWER_SECONDS, current_within, refuse_silence
+from ops_release.share import refuse_silence
+from ops_release.warm import warm
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from ops_release.manifest import Manifest
 
 _AIRFLOW_PYTHON = Path("/opt/airflow/current/bin/python")
-SERVING = "serving.json"
 _LOOK_SECONDS = 0.1
 
 
@@ -174,27 +174,7 @@ def _prune(arguments: Namespace) -> dict[str, Any]:
 
 def _warm(arguments: Namespace) -> dict[str, Any]:
     become(arguments.service_user)
-    release_id = arguments.id or current_within(arguments.share, ANSWER_SECONDS)
-    cache, store = _cache(arguments), _store(arguments)
-    # A deploy, and a rollback to what lay here for weeks, is when a copy is read again.
-    damaged = cache.has(release_id) and bool(cache.verify(release_id))
-    if damaged or not cache.has(release_id):
-        refuse_silence(arguments.share)
-        store.load(release_id)
-    copied = cache.copy(arguments.share, release_id, anew=damaged)
-    # A task that is about to start may be the first to use it.
-    if use := cache.use(release_id):
-        use.close()
-    keep = {release_id, current_of(arguments.share), store.previous() if copied else None} - {None}
-    cleaned = cache.clean([one for one in keep if one], arguments.unused_days * 86400) if copied else []
-    return {"release": release_id, "copied": copied, "cleaned": cleaned}
-
-
-def current_of(share: Path) -> str | None:
-    """Return the current release, or None if it cannot be read in time."""
-    with suppress(ReleaseError):
-        return current_within(share, ANSWER_SECONDS)
-    return None
+    return warm(arguments.share, _cache(arguments), arguments.id, arguments.unused_days)
 
 
 def _verify(arguments: Namespace) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from ops_agent.dags import stream as archive
-from ops_release import SHARE, GoneError, ReleaseError, durable, signature
+from ops_release import SHARE, ReleaseError, durable, signature
 from ops_release.manifest import ID, NAME, Manifest, load, new_id, parse, refuse_id
-from ops_release.share import release_of
+from ops_release.share import linked, published
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -50,33 +50,19 @@ class Store:
 
     def current(self) -> str | None:
         """Return the id that `current` names, if it names one."""
-        return self._named("current")
+        return linked(self.root, "current")
 
     def previous(self) -> str | None:
         """Return the id that `previous` names, if it names one."""
-        return self._named("previous")
-
-    def _named(self, link: str) -> str | None:
-        try:
-            return release_of((self.root / link).readlink())
-        except (OSError, ReleaseError):
-            return None
+        return linked(self.root, "previous")
 
     def path(self, release_id: str) -> Path:
         """Return a release's directory; raise ReleaseError for what is no id."""
         return self.releases / refuse_id(release_id)
 
     def load(self, release_id: str) -> Manifest:
-        """Read a release's manifest, whoever wrote it; raise ReleaseError if there is no such release.
-
-        GoneError if others are there: the share has not lost them all, this one was removed.
-        """
-        if not self.path(release_id).is_dir():
-            current = self.current()
-            lost = current is None or not self.path(current).is_dir()
-            kind = ReleaseError if lost else GoneError
-            raise kind(f"there is no release {release_id} on the share; see `ops releases`")
-        return load(self.path(release_id))
+        """Read a release's manifest, whoever wrote it; raise ReleaseError, or GoneError, if there is no such release."""
+        return published(self.root, release_id)
 
     def text(self, release_id: str) -> str:
         """Return a manifest as it stands, to be signed."""

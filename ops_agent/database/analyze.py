@@ -1,4 +1,4 @@
-"""`ops-agent analyze`: what the metadata database spends its time and space on; one psql, nothing is changed."""
+"""What the metadata database spends its time and space on; one psql, nothing is changed."""
 
 import json
 from typing import Any

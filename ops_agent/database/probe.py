@@ -4,7 +4,6 @@ import json
 from typing import Any
 
 from ops_agent.host.psql import COMMAND
-from ops_agent.scheduler.probe import LEASE
 from ops_release.run import ProbeError, run
 
 _TIMEOUT_SECONDS = 2.0
@@ -46,14 +45,17 @@ SELECT json_build_object(
 \if :has_lease
 SELECT jsonb_build_object('lease', lease) FROM (:lease) AS found;
 \endif
-""".replace(":lease", LEASE)
+"""
 
 
-def probe() -> dict[str, Any]:
-    """Ask the local server as its own administrator over the socket; raise ProbeError if it does not answer."""
+def probe(lease: str) -> dict[str, Any]:
+    """Ask the local server as its own administrator over the socket; raise ProbeError if it does not answer.
+
+    `lease` is the SELECT of the scheduler lease's one row, `lease`.
+    """
     command = [*COMMAND, "-v", f"heartbeat_seconds={_HEARTBEAT_SECONDS}"]
     found: dict[str, Any] = {}
-    for line in run(command, stdin=_SCRIPT, timeout_seconds=_TIMEOUT_SECONDS).splitlines():
+    for line in run(command, stdin=_SCRIPT.replace(":lease", lease), timeout_seconds=_TIMEOUT_SECONDS).splitlines():
         try:
             found |= json.loads(line)
         except ValueError:

@@ -1,30 +1,37 @@
 """The archive engine: moves old metadata out of the database into Parquet files, and loses no row on the way.
 
-Module map; each imports only what stands above it:
+Module map; each folder imports only what stands above it:
 
+shelf, archives at rest:
 - `manifest`  what an archive is on disk: its documents, their states, and which files count. No third-party import.
 - `store`     where archives are kept: a directory, or an object store by fsspec. Durable and atomic writes.
 - `columns`   PostgreSQL's types in Arrow and back: text of COPY -> Arrow table -> text of COPY, equal byte by byte.
+- `copy_text` the text of COPY.
+- `reader`    a data file, checked against the manifest before a row of it is used.
+- `verify`, `query`, `listing`, `prune`  what `ops archive` does without the database.
+
+here, what both directions need:
+- `settings`  how this host archives; `session` the engine's database sessions.
+- `lock`      one advisory lock for everybody who moves rows out or back.
+- `holds`     runs that were restored and are to stay.
+- `runs`      how the last vacuum went, for `ops status` and Prometheus.
+
+take, rows out of the database:
 - `catalog`   tables, columns and foreign keys, read from pg_catalog.
 - `graph`     the committed list of families (what hangs off a dag run, what stands alone) and the check of it against
               the catalog: whatever it does not know by name is refused before anything is changed.
 - `policy`    which runs and rows are old enough: the policy's YAML as SQL.
-- `session`   the engine's database sessions; `statements` the SQL of a family, put together from its edges.
+- `statements` the SQL of a family, put together from its edges.
 - `export`    COPY out of the database into Parquet files, and the proof that they hold what was read.
 - `batches`   walks through a family, exports what may go, and gives it in batches of slices.
-- `delete`    the bounded transaction that takes away exactly the row versions that were exported.
+- `move`      the bounded transaction that takes away exactly the row versions that were exported.
 - `pace`      when to slow down: the latency of a scheduler-like probe, heartbeats, replication lag.
 - `settle`    what is left of a run that was killed: makes files and database agree, batch by batch.
 - `maintain`  VACUUM (ANALYZE) afterwards, and giving space back to the disk.
 - `engine`    the loop over families, batches and slices.
-- `vacuum`    `ops-agent vacuum`: arguments in, JSON lines out.
-- `lock`      one advisory lock for everybody who moves rows out or back.
-- `reader`    a data file, checked against the manifest before a row of it is used.
-- `verify`, `query`, `listing`, `prune`  what `ops archive` does without the database.
-- `copy_text`, `live`, `keys`, `restore`  rows back: their text, whether the schema fits, foreign keys, batches.
-- `holds`     runs that were restored and are to stay.
-- `runs`      how the last vacuum went, for `ops status` and Prometheus.
-- `commands`  `ops-agent archive`: arguments in, JSON lines out.
+
+put_back, rows back into it:
+- `live`, `keys`, `restore`  whether the schema fits, foreign keys, batches.
 
 Words: a *family* is a root table with all that hangs off its rows (`dag_run`, or a table that stands alone); a *batch*
 is what one set of files holds; a *slice* is the part of a batch that one transaction deletes.

@@ -29,7 +29,7 @@ FAILED, CHECK_FAILED, LOCKED = 1, 4, 5
 _PROGRESS_SECONDS = 0.2
 
 
-def add_parser(verbs: Any) -> None:
+def add(verbs: Any) -> None:
     """Add the verb `archive` and its own verbs."""
     parser = verbs.add_parser("archive", help="list, show, query, verify, restore and prune archives")
     parser.add_argument(

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ops_agent.host import python
-from ops_agent.verbs.release import CONFIGURATION
 from ops_release import BUNDLE, ReleaseError, database
+from ops_release.database import CONFIGURATION
 
 if TYPE_CHECKING:
-    from argparse import ArgumentParser, Namespace
+    from argparse import Namespace
 
 _POOLS = "SELECT pool FROM slot_pool ORDER BY pool"
 _IMPORT_ERRORS = "SELECT count(*) FROM import_error WHERE bundle_name = %s"
@@ -33,10 +33,12 @@ SELECT state, dag_id, count(*) FROM (
 _SHOWN = 5
 
 
-def add_arguments(parser: ArgumentParser) -> None:
-    """Declare the verb's options."""
+def add(verbs: Any) -> None:
+    """Add the verb."""
+    parser = verbs.add_parser("dag-health", help="print how DAGs are parsed and tasks end")
     parser.add_argument("--configuration", type=Path, default=CONFIGURATION, help="airflow.cfg, for the database")
     parser.add_argument("--since", type=float, default=3600, help="seconds to look back for tasks that ended")
+    parser.set_defaults(run=run)
 
 
 def run(arguments: Namespace) -> int:

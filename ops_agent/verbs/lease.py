@@ -14,6 +14,13 @@ _QUESTIONS = {"status": probe.status, "history": probe.history, "keeper": probe.
 _DOWN = 3
 
 
+def add(verbs: Any) -> None:
+    """Add the verb."""
+    verb = verbs.add_parser("lease", help="ask about the scheduler lease, or move it")
+    verb.add_argument("action", choices=ACTIONS, help="change reads what to do from standard input")
+    verb.set_defaults(run=lambda arguments: run(arguments.action))
+
+
 def run(action: str) -> int:
     """Run one action and return its exit code: 0 done, 1 failed, 3 the database does not answer.
 

@@ -20,6 +20,13 @@ SILENCE_SECONDS = 60
 LOCKED = 5
 
 
+def add(verbs: Any) -> None:
+    """Add the verb."""
+    verb = verbs.add_parser("operation", help="hold a lock of the fleet's for as long as standard input stays open")
+    verb.add_argument("--lock", required=True, choices=("scheduler", "dags", "metadata"), help="what is being changed")
+    verb.set_defaults(run=lambda arguments: hold(arguments.lock))
+
+
 def hold(name: str, *, run_directory: Path = RUN_DIRECTORY, audit_file: Path = AUDIT_FILE) -> int:
     """Hold lock `name` until standard input ends; return 0, or 5 if another operation has it.
 

@@ -47,28 +47,30 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ops_release import CACHE, PUBLISHER, SERVICE_USER, SHARE, signature
+from ops_release.database import CONFIGURATION
 
 if TYPE_CHECKING:
-    from argparse import ArgumentParser
+    from argparse import Namespace
 
-CONFIGURATION = Path("/etc/airflow/airflow.cfg")
 # Whoever clears a task of a run that ended longer ago has to run it on the latest version.
 CLEARABLE_DAYS = 30.0
 
 
-def add_arguments(parser: ArgumentParser) -> None:
-    """Declare the verbs."""
+def add(verbs: Any) -> None:
+    """Add the verb and its own verbs."""
+    parser = verbs.add_parser("release", help="publish, copy and inspect DAG releases")
+    parser.set_defaults(run=run)
     parser.add_argument("--share", type=Path, default=SHARE, help="where the DAG share is mounted")
     parser.add_argument("--cache", type=Path, default=CACHE, help="directory of this host's copies")
     parser.add_argument("--signers", type=Path, default=signature.SIGNERS, help="file of the keys that are trusted")
     parser.add_argument("--configuration", type=Path, default=CONFIGURATION, help="airflow.cfg, for the database")
     parser.add_argument("--publisher", default=PUBLISHER, help="user that may write the share; root becomes it")
     parser.add_argument("--service-user", default=SERVICE_USER, help="user of Airflow's services; root becomes it")
-    verbs = parser.add_subparsers(dest="release_verb", required=True)
-    publish = verbs.add_parser("publish", help="make a release of a tar stream or a directory")
+    actions = parser.add_subparsers(dest="release_verb", required=True)
+    publish = actions.add_parser("publish", help="make a release of a tar stream or a directory")
     publish.add_argument("--tree", type=Path, help="directory to publish instead of the stream on standard input")
     publish.add_argument("--author", default="")
     publish.add_argument("--message", default="")
@@ -76,7 +78,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     publish.add_argument("--dirty", action="store_true")
     publish.add_argument("--source", type=json.loads, default={}, help="JSON object: what kind of release this is")
     publish.add_argument("--validation", type=Path, help="file with the gate's report")
-    sign = verbs.add_parser("sign", help="put a signature beside its manifest")
+    sign = actions.add_parser("sign", help="put a signature beside its manifest")
     sign.add_argument("id")
     sign.add_argument("--signature", required=True, help="the base64 of what `ssh-keygen -Y sign` printed")
     of_one = {
@@ -86,19 +88,19 @@ def add_arguments(parser: ArgumentParser) -> None:
         "verify": "check this host's copy",
     }
     for name, text in of_one.items():
-        verbs.add_parser(name, help=text).add_argument("id")
-    diff = verbs.add_parser("diff", help="print which files differ")
+        actions.add_parser(name, help=text).add_argument("id")
+    diff = actions.add_parser("diff", help="print which files differ")
     diff.add_argument("old")
     diff.add_argument("new")
-    prune = verbs.add_parser("prune", help="remove what nothing needs")
+    prune = actions.add_parser("prune", help="remove what nothing needs")
     prune.add_argument("--keep", type=int, required=True)
     prune.add_argument(
         "--clearable-days", type=float, default=CLEARABLE_DAYS, help="keep what runs that ended since then began on"
     )
-    warm = verbs.add_parser("warm", help="copy it to this host")
+    warm = actions.add_parser("warm", help="copy it to this host")
     warm.add_argument("id", nargs="?", help="default: the current release")
     warm.add_argument("--unused-days", type=float, default=7.0, help="remove other copies unused for so long")
-    served = verbs.add_parser("served", help="print what the metadata database says is served")
+    served = actions.add_parser("served", help="print what the metadata database says is served")
     served.add_argument("--release", default="", help="wait until all its DAGs are served from it")
     served.add_argument("--seconds", type=float, default=2.0, help="wait for at most so long")
     of_all = {
@@ -109,4 +111,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         "refresh": "have the dag-processors look now",
     }
     for name, text in of_all.items():
-        verbs.add_parser(name, help=text)
+        actions.add_parser(name, help=text)
+
+
+def run(arguments: Namespace) -> int:
+    """Run one of its verbs; return the exit code."""
+    # Not for `ops status`, which is to be quick.
+    from ops_agent.dags import releases  # noqa: PLC0415
+
+    return releases.run(arguments)

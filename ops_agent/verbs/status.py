@@ -1,6 +1,9 @@
 """`ops-agent status`: everything this host knows about its own health, in one JSON object."""
 
+import json
+import sys
 import time
+from argparse import Namespace
 from collections.abc import Callable, Mapping
 from threading import Thread
 from typing import Any
@@ -8,6 +11,7 @@ from typing import Any
 from ops_agent.broker import probe as rabbitmq_probe
 from ops_agent.database import probe as postgres_probe
 from ops_agent.host import probe as host_probes
+from ops_agent.host import settings as settings_file
 from ops_agent.host.settings import Settings
 from ops_agent.metadata import runs
 from ops_agent.scheduler import probe as lease_probe
@@ -17,6 +21,25 @@ from ops_release.run import ProbeError
 _DEADLINE_SECONDS = 3.5
 
 Probe = Callable[[], Any]
+
+
+def add(verbs: Any) -> None:
+    """Add the verb."""
+    verb = verbs.add_parser("status", help="print what this host runs and how it is")
+    verb.add_argument("--json", action="store_true", help="on one line, for `ops`; otherwise indented")
+    verb.set_defaults(run=run)
+
+
+def run(arguments: Namespace) -> int:
+    """Print the report as one JSON object; return the exit code: 0 done, 1 failed."""
+    try:
+        host = settings_file.load(arguments.settings)
+    except (OSError, ValueError, KeyError) as error:
+        sys.stderr.write(f"ops-agent: {arguments.settings}/agent.json: {error!r}; converge role ops_agent\n")
+        return 1
+    sys.stdout.write(json.dumps(collect(host), indent=None if arguments.json else 2) + "\n")
+    sys.stdout.flush()
+    return 0
 
 
 def collect(settings: Settings) -> dict[str, Any]:
@@ -39,7 +62,7 @@ def probes(settings: Settings) -> dict[str, Probe]:
         "keeper": ("keeper", lease_probe.keeper),
         "metadata_archive": ("vacuum", runs.probe),
         "nfs_client": ("share", lambda: host_probes.share(settings)),
-        "postgres": ("postgres", postgres_probe.probe),
+        "postgres": ("postgres", lambda: postgres_probe.probe(lease_probe.LEASE)),
         "rabbitmq": ("rabbitmq", lambda: rabbitmq_probe.probe(settings)),
     }
     return chosen | dict(special[name] for name in settings.probes)

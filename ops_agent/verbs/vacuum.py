@@ -34,7 +34,7 @@ class _UsageError(Exception):
     """The words do not fit together."""
 
 
-def add_parser(verbs: Any) -> None:
+def add(verbs: Any) -> None:
     """Add the verb."""
     parser = verbs.add_parser("vacuum", help="move old runs and rows out of the metadata database into an archive")
     parser.add_argument("--archive-settings", type=Path, default=settings_file.FILE, help="how this host archives")

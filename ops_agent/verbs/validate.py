@@ -1,18 +1,41 @@
-"""The options of `ops-agent validate`."""
+"""`ops-agent validate`: judge a directory of DAG files by the gate; its options, and the way in for another Python."""
 
 from __future__ import annotations
 
+import argparse
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from argparse import ArgumentParser
+    from collections.abc import Sequence
 
 CONFIG = Path("/etc/airflow/airflow.cfg")
 
 
-def add_arguments(parser: ArgumentParser) -> None:
-    """Declare the verb's options."""
+def add(verbs: Any) -> None:
+    """Add the verb."""
+    parser = verbs.add_parser("validate", help="judge a directory of DAG files before it becomes a release")
+    _add_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Judge the tree; return the exit code: 0 nothing refuses it, 4 something does, 2 the tree cannot be read."""
+    # Not for `ops status`, which is to be quick.
+    from ops_agent.dags.gate import main as gate  # noqa: PLC0415
+
+    return gate.run(arguments)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the gate alone, as `python -m ops_agent.verbs.validate`: what `ops validate --local` starts."""
+    parser = argparse.ArgumentParser(prog="python -m ops_agent.verbs.validate", description=__doc__)
+    _add_arguments(parser)
+    return run(parser.parse_args(words))
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("tree", type=Path, help="directory of DAG files")
     parser.add_argument("--policy", type=Path, help="policy file, dag-policy.yml at the top of the tree if not given")
     parser.add_argument("--options", default="{}", help="JSON: pools, queues, default_queue, which the fleet knows")
@@ -22,3 +45,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--memory-mib", type=int, default=1024, help="most memory of one import beyond Airflow's own")
     parser.add_argument("--config", type=Path, default=CONFIG, help="the airflow.cfg to begin with")
     parser.add_argument("--confined", action="store_true", help="as root: in a transient unit without any privilege")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.dag_processing.bundles.base import BaseDagBundle, BundleVersion
 from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleException
 
-from ops_release import CACHE, GONE, SHARE, GoneError, ReleaseError, durable
+from ops_release import CACHE, GONE, SERVING, SHARE, GoneError, ReleaseError, durable
 from ops_release.cache import Cache
 from ops_release.manifest import DAGS
 from ops_release.run import ProbeError, run
@@ -41,7 +41,6 @@ _COPY_SECONDS = 20.0
 # A task can wait: it has nothing to run otherwise.
 _TASK_COPY_SECONDS = 60.0
 _TASK_RETRY_SECONDS = 30
-SERVING = "serving.json"
 
 
 class ReleaseBundle(BaseDagBundle):  # type: ignore[misc]
@@ -158,8 +157,8 @@ class ReleaseBundle(BaseDagBundle):  # type: ignore[misc]
 
     def _copy(self, release_id: str, seconds: float) -> None:
         # In a process of its own, which may hang with the share; it can be left behind, this one cannot.
-        command = [sys.executable, "-m", "ops_agent.main", "release", "--share", str(self.share)]
-        command += ["--cache", str(self.cache.root), "--signers", str(self.cache.signers), "warm", release_id]
+        command = [sys.executable, "-m", "ops_release.warm", str(self.share), str(self.cache.root)]
+        command += [str(self.cache.signers), release_id]
         try:
             run(command, timeout_seconds=seconds)
         except ProbeError as error:

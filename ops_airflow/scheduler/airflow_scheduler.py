@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-log = logging.getLogger("ops_agent.scheduler")
+log = logging.getLogger("ops_airflow.scheduler")
 
 # What a running scheduler has imported and the modules below do not: found by comparing sys.modules.
 _LATE_MODULES = (

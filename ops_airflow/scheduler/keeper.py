@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ops_airflow.scheduler.config import Config
     from ops_airflow.scheduler.process import SchedulerProcess
 
-log = logging.getLogger("ops_agent.keeper")
+log = logging.getLogger("ops_airflow.keeper")
 
 _PING_SECONDS = 1.0
 

@@ -1,22 +1,21 @@
-"""`ops-agent scheduler`: one keeper a host, until it is told to stop."""
+"""`airfleet-keeper`: one keeper a host, until it is told to stop."""
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import logging
 import os
 import sys
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from ops_airflow.scheduler import airflow_scheduler, config
 from ops_airflow.scheduler.keeper import Keeper
 from ops_airflow.scheduler.process import SchedulerProcess
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-log = logging.getLogger("ops_agent.keeper")
+CONFIG = Path("/etc/airflow/keeper.json")
+log = logging.getLogger("ops_airflow.keeper")
 
 
 def run(path: Path) -> int:
@@ -25,14 +24,14 @@ def run(path: Path) -> int:
     try:
         settings = config.load(path)
     except (OSError, ValueError, KeyError) as error:
-        sys.stderr.write(f"ops-agent: {path}: {error!r}; converge role airflow_scheduler\n")
+        sys.stderr.write(f"airfleet-keeper: {path}: {error!r}; converge role airflow_scheduler\n")
         return 1
     # Another keeper of this host would share this one's logins, and no fence could tell the two apart.
     lock = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        sys.stderr.write(f"ops-agent: another keeper holds {path}: see systemctl status airflow-scheduler\n")
+        sys.stderr.write(f"airfleet-keeper: another keeper holds {path}: see systemctl status airflow-scheduler\n")
         return 1
     began = time.monotonic()
     preloaded = airflow_scheduler.preload()
@@ -42,3 +41,10 @@ def run(path: Path) -> int:
     log.info("Airflow imported in %.1f s, %s", time.monotonic() - began, threads)
     keeper.run()
     return 0
+
+
+def main() -> int:
+    """Be `airfleet-keeper`, which the wheel installs."""
+    parser = argparse.ArgumentParser(prog="airfleet-keeper", description=__doc__)
+    parser.add_argument("--config", type=Path, default=CONFIG, help="file that says how")
+    return run(parser.parse_args().config)

@@ -9,12 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
-from ops_cli.commands import validate
 from ops_cli.console import prompt
 from ops_cli.console.errors import OpsError
 from ops_cli.console.options import Format
 from ops_cli.console.steps import Steps
-from ops_cli.dags import changes, last_tried, source, stranded, watch
+from ops_cli.dags import changes, draw, last_tried, source, stranded, watch
 from ops_cli.dags.deployment import Deployment
 from ops_cli.dags.hosts import ReleaseHosts, connected
 from ops_cli.dags.rollout import Expected, Result, Rollout
@@ -131,7 +130,7 @@ class _Job:
         text, refused = self.hosts.validate(packed.archive, pools=self.before["pools"])
         self.done.validated_seconds = time.monotonic() - started
         if refused:
-            raise RefusedError(f"the gate refuses it, {current or 'nothing'} serves on:\n  {validate.summary(text)}")
+            raise RefusedError(f"the gate refuses it, {current or 'nothing'} serves on:\n  {draw.refusals(text)}")
         self.report = json.loads(text)
         new = {"validation": self.report, "digests": packed.files}
         self.done.changes = changes.between(self.old, new, self.hosts.served()["dags"])

@@ -1,20 +1,17 @@
 """`ops releases`: what was deployed, by whom, which serves, and what still runs on each."""
 
 import json
-from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from ops_cli.console import prompt
-from ops_cli.console.errors import UsageError
 from ops_cli.console.options import Format
 from ops_cli.console.tables import console
-from ops_cli.dags import changes
-from ops_cli.dags.hosts import ReleaseHosts, connected
+from ops_cli.dags import changes, draw
+from ops_cli.dags.hosts import ReleaseHosts, connected, find
 from ops_cli.fleet import inventory
 from ops_cli.fleet.lock import operation
 
@@ -22,7 +19,6 @@ app = typer.Typer(help="List, compare and remove DAG releases.", add_completion=
 
 _Env = Annotated[str | None, typer.Option("--env", help="The environment, if not given before the command.")]
 _Output = Annotated[Format, typer.Option("--format", help="Words to read, or JSON to parse.")]
-_UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 @app.callback(invoke_without_command=True)
@@ -41,7 +37,7 @@ def list_(ctx: typer.Context, env: _Env = None, output: _Output = Format.TABLE) 
     if output is Format.JSON:
         typer.echo(json.dumps(listed, indent=2))
     else:
-        console().print(table(listed["releases"], datetime.now(UTC)))
+        console().print(draw.table(listed["releases"], datetime.now(UTC)))
 
 
 @app.command()
@@ -54,7 +50,7 @@ def show(
     """Show one release: commit, author, where it was deployed from, what the gate said, and its DAGs."""
     with _hosts(ctx, env) as hosts:
         manifest = hosts.show(find(hosts.all()["releases"], release))
-    typer.echo(json.dumps(manifest, indent=2) if output is Format.JSON else described(manifest))
+    typer.echo(json.dumps(manifest, indent=2) if output is Format.JSON else draw.described(manifest))
 
 
 @app.command()
@@ -125,71 +121,12 @@ def sign(
         key = hosts.signer()
         wanted = find(hosts.links()["releases"], release)
         text = hosts.manifest(wanted)
-        typer.echo(described(json.loads(text)))
+        typer.echo(draw.described(json.loads(text)))
         prompt.confirm(f"{fleet.env}: every host takes {wanted} from here on.", fleet.env, yes=yes)
         held.check()
         hosts.sign(wanted, key.sign(text))
         held.hosts, held.result = [hosts.publisher.name], f"signed {wanted}"
     typer.echo(f"{wanted} is signed")
-
-
-def find(listed: Sequence[Mapping[str, Any]], wanted: str) -> str:
-    """Return the one release whose id or commit begins with `wanted`. Raises UsageError unless exactly one does."""
-    ids = [str(one["id"]) for one in listed]
-    found = [one for one in ids if one.startswith(wanted) or one.partition("-")[2].startswith(wanted)]
-    exact = [release for release in found if release == wanted]
-    if len(exact or found) != 1:
-        which = f"{len(found)} releases begin" if found else "no release begins"
-        raise UsageError(f"{which} with {wanted!r}; type: ops releases")
-    return (exact or found)[0]
-
-
-def table(listed: Sequence[Mapping[str, Any]], now: datetime) -> Table:
-    """Return the list for a terminal."""
-    drawn = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("", "release", "age", "runs", "author", "message"):
-        drawn.add_column(heading, no_wrap=heading != "message", overflow="fold")
-    for one in listed:
-        mark = "current" if one["current"] else "previous" if one["previous"] else ""
-        if one.get("error"):
-            drawn.add_row(mark, one["id"], "", "", "", f"unusable: {one['error']}", style="red")
-            continue
-        runs = "?" if one["unfinished_runs"] is None else str(one["unfinished_runs"] or "")
-        text = one["message"] + (" (with uncommitted changes)" if one["dirty"] else "")
-        style = "green" if one["current"] else None
-        drawn.add_row(
-            mark, one["id"], age(one["created"], now), runs, one["author"].partition(" <")[0], text, style=style
-        )
-    return drawn
-
-
-def age(created: str, now: datetime) -> str:
-    """Return how long ago a time in ISO 8601 was, in its largest unit."""
-    seconds = max(0, int((now - datetime.fromisoformat(created)).total_seconds()))
-    return next((f"{seconds // size} {unit}" for size, unit in _UNITS if seconds >= size), "now")
-
-
-def described(manifest: Mapping[str, Any]) -> str:
-    """Return a release in words."""
-    origin = manifest["source"]
-    report = manifest["validation"]
-    dags = (report or {}).get("dags", [])
-    commit = (manifest["commit"] or "none") + (" with uncommitted changes" if manifest["dirty"] else "")
-    gate = f"passed with {report['warnings']} warnings" if report else "not asked"
-    rows = {
-        "release": manifest["id"],
-        "commit": commit,
-        "author": manifest["author"],
-        "message": manifest["message"],
-        "created": manifest["created"],
-        "after": manifest["parent"] or "nothing",
-        "from": " ".join(filter(None, (origin.get("repository"), origin.get("path"), origin.get("ref")))) or "unknown",
-        "deployed by": origin.get("deployed_by", "unknown"),
-        "gate": gate,
-        "files": str(len(manifest["files"])),
-        "DAGs": ", ".join(f"{dag['dag_id']} ({len(dag['tasks'])} tasks)" for dag in dags) or "not known",
-    }
-    return "\n".join(f"{name:12} {text}" for name, text in rows.items())
 
 
 def _hosts(ctx: typer.Context, env: str | None) -> AbstractContextManager[ReleaseHosts]:

@@ -5,14 +5,13 @@ from typing import Annotated
 
 import typer
 
-from ops_cli.commands.releases import find
 from ops_cli.console import prompt
 from ops_cli.console.errors import OpsError
 from ops_cli.console.options import Format
 from ops_cli.console.steps import Steps
 from ops_cli.dags import changes, stranded
 from ops_cli.dags.deployment import Deployment
-from ops_cli.dags.hosts import connected
+from ops_cli.dags.hosts import connected, find
 from ops_cli.dags.rollout import Expected, Result, Rollout
 from ops_cli.fleet import inventory
 from ops_cli.fleet.lock import operation

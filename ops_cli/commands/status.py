@@ -2,14 +2,15 @@
 
 import json
 import time
-from enum import StrEnum
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.live import Live
 
+from ops_cli.console import tables
 from ops_cli.console.errors import UsageError
+from ops_cli.console.options import Format
 from ops_cli.dags import last_tried
 from ops_cli.fleet import inventory, ssh
 from ops_cli.health import draw, rules
@@ -18,14 +19,6 @@ from ops_cli.health import draw, rules
 _AGENT_TIMEOUT_SECONDS = 10
 _AGENT = f"{ssh.AGENT} status --json"
 _WATCH_SECONDS = 2
-_WIDTH_WITHOUT_TERMINAL = 160
-
-
-class Format(StrEnum):
-    """How an answer is printed."""
-
-    TABLE = "table"
-    JSON = "json"
 
 
 def status(
@@ -45,7 +38,7 @@ def status(
     DAG file fails to import, no disk is over 90 % full. The JSON has the keys env, healthy, problems, scheduler
     (active, standby, mode, ready, epoch, lease_age_s), hosts, queues, database and dags.
     """
-    console = _console()
+    console = tables.console()
     if watch and (output is Format.JSON or not console.is_terminal):
         raise UsageError("--watch draws on a terminal: leave it out to get one answer")
     fleet = inventory.load(env or ctx.obj["env"], inventory.find_home())
@@ -84,9 +77,3 @@ def _watch(fleet: inventory.Inventory, console: Console) -> None:
         while True:
             live.update(draw.screen(survey(fleet)), refresh=True)
             time.sleep(_WATCH_SECONDS)
-
-
-def _console() -> Console:
-    console = Console(highlight=False)
-    # A pipe has no width; the 80 columns rich assumes would fold every line of a report.
-    return console if console.is_terminal else Console(highlight=False, width=_WIDTH_WITHOUT_TERMINAL)

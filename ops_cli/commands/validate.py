@@ -1,6 +1,5 @@
 """`ops validate`: the gate over a directory of DAG files, on a scheduler host or in a Python that has Airflow."""
 
-import json
 import os
 import subprocess
 import sys
@@ -81,18 +80,10 @@ def _local(path: Path, output: ReportFormat, python: str) -> int:
 @contextmanager
 def _importable() -> Iterator[str]:
     """Give the gate to another interpreter, and of what is installed beside it nothing."""
-    found = find_spec("ops_agent")
-    if not found or not found.submodule_search_locations:
-        raise OpsError("the package ops_agent is not installed beside ops_cli; type: bin/bootstrap")
     with tempfile.TemporaryDirectory() as directory:
-        Path(directory, "ops_agent").symlink_to(found.submodule_search_locations[0])
+        for name in ("ops_agent", "ops_release"):
+            found = find_spec(name)
+            if not found or not found.submodule_search_locations:
+                raise OpsError(f"the package {name} is not installed beside ops_cli; type: bin/bootstrap")
+            Path(directory, name).symlink_to(found.submodule_search_locations[0])
         yield directory
-
-
-def summary(text: str) -> str:
-    """Return the refusals of a JSON report for an error message: the first few, each with where it is."""
-    report = json.loads(text)
-    errors = [found for found in report["findings"] if found["severity"] == "error"]
-    lines = [f"{found['file']}:{found['line']} {found['rule']}: {found['message']}" for found in errors[:5]]
-    more = f"\n  and {len(errors) - len(lines)} more; type: ops validate PATH" if len(errors) > len(lines) else ""
-    return "\n  ".join(lines) + more

@@ -6,8 +6,6 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
-_WIDTH_WITHOUT_TERMINAL = 160
-
 
 class Steps:
     """The steps of one command."""
@@ -43,9 +41,3 @@ class Steps:
     def note(self, text: str) -> None:
         """Leave a line that stays."""
         self._console.print(text, markup=False, soft_wrap=True)
-
-
-def console() -> Console:
-    """Return standard output for a table, wide enough where there is no terminal to fit."""
-    out = Console(highlight=False)
-    return out if out.is_terminal else Console(highlight=False, width=_WIDTH_WITHOUT_TERMINAL)

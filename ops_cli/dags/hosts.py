@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ops_cli import signing
-from ops_cli.console.errors import OpsError
+from ops_cli.console.errors import OpsError, UsageError
+from ops_cli.dags import signing
 from ops_cli.dags.source import FOLDER, Source, write_header
 from ops_cli.fleet import ssh
 from ops_cli.fleet.conversation import RemoteError
@@ -54,7 +54,7 @@ class ReleaseHosts:
         self.fleet = fleet
         self.sessions = sessions
         self.schedulers = fleet.tier("scheduler")
-        # The one host that may write to the share: inventories/wiring.yml says so too.
+        # The one host that may write to the share: inventories/wiring/dags.yml says so too.
         self.publisher = self.schedulers[0]
         self.airflow = [host for host in fleet.hosts if host.tier in _TIERS]
 
@@ -184,3 +184,14 @@ def connected(fleet: Inventory) -> Iterator[ReleaseHosts]:
     """Give the hosts for a block; their logins end with it."""
     with Sessions() as sessions:
         yield ReleaseHosts(fleet, sessions)
+
+
+def find(listed: Sequence[Mapping[str, Any]], wanted: str) -> str:
+    """Return the one release whose id or commit begins with `wanted`. Raises UsageError unless exactly one does."""
+    ids = [str(one["id"]) for one in listed]
+    found = [one for one in ids if one.startswith(wanted) or one.partition("-")[2].startswith(wanted)]
+    exact = [release for release in found if release == wanted]
+    if len(exact or found) != 1:
+        which = f"{len(found)} releases begin" if found else "no release begins"
+        raise UsageError(f"{which} with {wanted!r}; type: ops releases")
+    return (exact or found)[0]

@@ -6,6 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ops_cli.console.tables import duration
 from ops_cli.fleet.inventory import TIERS
 from ops_cli.health.rules import DISK_LIMIT_PERCENT, FleetStatus, Observation
 
@@ -113,23 +114,6 @@ def _vacuum(vacuum: Any) -> Text:
         return Text(f"failed; the last good one was {age} ago", _BAD)
     early = ", stopped early" if vacuum["stopped_early"] else ""
     return Text(f"{age} ago, {vacuum['rows']:,} rows{early}")
-
-
-def duration(seconds: float) -> str:
-    """Return a time span in its largest fitting unit: 40 s, 12 min, 5 h, 3 days."""
-    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"
-
-
-def size(count: float) -> str:
-    """Return bytes in decimal units, as disks are sold: 950 B, 1.2 MB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:  # noqa: PLR2004
-            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 def _verdict(status: FleetStatus) -> Text:

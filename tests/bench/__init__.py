@@ -1,1 +1,1 @@
-"""The figures the README quotes: each module measures one on the lab and prints it beside its target."""
+"""The figures that docs/figures.md quotes: each module measures one on the lab and prints it beside its target."""

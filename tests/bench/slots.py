@@ -1,4 +1,4 @@
-"""How long a task that does nothing holds its worker's slot, with airfleet's `ops_airflow.celery.task_exit` and without it.
+"""How long a task that does nothing holds its slot, with airfleet's `ops_airflow.celery.task_exit` and without it.
 
 Both run on the same lab, DAG (`fleet_chain`) and workers, in turn. Stock means that the workers do not import that
 module, by a drop-in that is taken away again at the end.

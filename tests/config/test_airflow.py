@@ -134,7 +134,7 @@ def test_units_name_one_environment_and_one_configuration(
 
 def test_scheduler_under_the_lease_is_kept_and_watched(rendered: dict[str, dict[str, str]]) -> None:
     unit = rendered["sched2"]["airflow-scheduler.service"]
-    assert re.search(r"^ExecStart=\S+/bin/ops-agent scheduler --config /etc/airflow/keeper.json$", unit, re.MULTILINE)
+    assert re.search(r"^ExecStart=\S+/bin/airfleet-keeper --config /etc/airflow/keeper.json$", unit, re.MULTILINE)
     watched = re.findall(r"^(?:Type|WatchdogSec|WatchdogSignal|KillMode)=(\S+)$", unit, re.MULTILINE)
     # Only the keeper is told to stop: it ends its scheduler in order. What is left then, and a frozen one, is killed.
     assert watched == ["exec", "mixed", "notify", "5", "SIGKILL"]

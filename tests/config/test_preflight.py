@@ -49,7 +49,8 @@ def pools(fleet: Inventory) -> dict[str, Any]:
 
 
 def _secrets() -> dict[str, Any]:
-    names = re.findall(r"^  - (vault_\w+)$", (ROOT / "inventories/wiring.yml").read_text(), re.MULTILINE)
+    wiring = "".join(path.read_text() for path in sorted((ROOT / "inventories/wiring").glob("*.yml")))
+    names = re.findall(r"^  - (vault_\w+)$", wiring, re.MULTILINE)
     secrets: dict[str, Any] = {name: f"{STRONG}{number}" for number, name in enumerate(names)}
     secrets["vault_airflow_fernet_key"] = "a1I5dlgybVE3dEx3NHpCYWtSOXZYMm1RN3RMdzR6QmE="
     secrets["vault_postgres_scheduler_passwords"] = {"sched1": f"{STRONG}s1", "sched2": f"{STRONG}s2"}
@@ -95,7 +96,7 @@ def _check(
     shared = directory / "group_vars" / "all"
     shared.mkdir(parents=True)
     (directory / "hosts.yml").write_text(yaml.safe_dump(copy.deepcopy(hosts)))
-    (shared / "wiring.yml").symlink_to(ROOT / "inventories/wiring.yml")
+    (shared / "wiring").symlink_to(ROOT / "inventories/wiring")
     (shared / "variables.yml").write_text(yaml.safe_dump(variables))
     playbook = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(directory)]
     settings = os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_STRATEGY": "linear"}

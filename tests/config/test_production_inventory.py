@@ -24,7 +24,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a copy of inventories/production without a vault."""
     copy = tmp_path_factory.mktemp("inventories")
-    shutil.copy(ROOT / "inventories/wiring.yml", copy)
+    shutil.copytree(ROOT / "inventories/wiring", copy / "wiring")
     ignore = shutil.ignore_patterns("vault.yml")
     shutil.copytree(ROOT / "inventories/production", copy / "production", symlinks=True, ignore=ignore)
     return copy / "production"
@@ -60,7 +60,7 @@ def test_vault_is_encrypted_and_private(vault: Path) -> None:
 
 def test_vault_holds_a_strong_secret_of_its_own_for_every_name_that_is_used(vault: Path, run: Run) -> None:
     secrets = yaml.safe_load(run("ansible-vault", "view", str(vault)).stdout)
-    wiring = (ROOT / "inventories/wiring.yml").read_text()
+    wiring = "".join(path.read_text() for path in (ROOT / "inventories/wiring").glob("*.yml"))
     assert set(secrets) == set(re.findall(r"\bvault_\w+", wiring))
     schedulers = secrets.pop("vault_postgres_scheduler_passwords")
     keepers = secrets.pop("vault_postgres_keeper_passwords")
@@ -114,7 +114,7 @@ def test_every_role_is_given_what_it_requires(environment: Path, vault: Path, ru
 
 @pytest.mark.parametrize("question", ["--syntax-check", "--list-tasks"])
 def test_site_can_be_read_without_the_vault(tmp_path: Path, run: Run, question: str) -> None:
-    shutil.copy(ROOT / "inventories/wiring.yml", tmp_path)
+    shutil.copytree(ROOT / "inventories/wiring", tmp_path / "wiring")
     ignore = shutil.ignore_patterns("vault.yml")
     shutil.copytree(ROOT / "inventories/production", tmp_path / "production", symlinks=True, ignore=ignore)
     done = run("ansible-playbook", "-i", str(tmp_path / "production"), "site.yml", question)

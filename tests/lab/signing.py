@@ -4,7 +4,7 @@ import json
 import shlex
 from collections.abc import Callable
 
-from ops_cli import signing
+from ops_cli.dags import signing
 from ops_cli.fleet import inventory
 from tests.conftest import ROOT
 

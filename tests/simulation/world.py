@@ -1,6 +1,6 @@
 """Two hosts, one database and the network between them, with everything that can go wrong, from one seed.
 
-The hosts run ops_airflow.scheduler.protocol, the very code of the keeper. A schedule is one run: some seconds of faults,
+The hosts run ops_airflow.scheduler.protocol, the very code of the keeper. A schedule is one run: seconds of faults,
 then peace, in which exactly one scheduler must come to work.
 """
 

@@ -1,8 +1,7 @@
-"""`ops-agent validate`: runs the gate over a tree and prints its report."""
+"""Runs the gate over a tree and prints its report."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -20,10 +19,9 @@ from ops_agent.dags.gate.findings import Finding
 from ops_agent.dags.gate.importer import import_file
 from ops_agent.dags.gate.report import Report
 from ops_agent.host import python
-from ops_agent.verbs.validate import add_arguments
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import argparse
 
 DONE, FAILED, USAGE, REFUSED = 0, 1, 2, 4
 # Beyond any tree the limits of single files allow in practice.
@@ -118,14 +116,3 @@ def _printed(report: Report, form: str) -> str:
     if form == "json":
         return json.dumps(report.as_json()) + "\n"
     return report.as_junit() if form == "junit" else report.as_table()
-
-
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the gate alone, as `python -m ops_agent.verbs.validate`: what `ops validate --local` starts."""
-    parser = argparse.ArgumentParser(prog="python -m ops_agent.verbs.validate", description=__doc__)
-    add_arguments(parser)
-    return run(parser.parse_args(words))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -7,9 +7,8 @@ import json
 import sys
 from pathlib import Path
 
-from ops_cli import signing
 from ops_cli.console.errors import OpsError
-from ops_cli.dags import source
+from ops_cli.dags import signing, source
 
 
 def main(key: str, archive: str, digest: str) -> str:

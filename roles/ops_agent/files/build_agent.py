@@ -1,6 +1,6 @@
-"""Pack a package into one executable file whose bytes depend on its sources alone.
+"""Pack packages into one executable file whose bytes depend on their sources alone.
 
-Called as: build_agent.py PACKAGE_DIRECTORY TARGET. Prints `built` or `unchanged`.
+Called as: build_agent.py TARGET PACKAGE_DIRECTORY..., the one with `main` first. Prints `built` or `unchanged`.
 """
 
 import io
@@ -13,11 +13,12 @@ SHEBANG = b"#!/usr/bin/python3\n"
 MAIN = "import sys\n\nfrom {package}.main import run\n\nsys.exit(run())\n"
 
 
-def pack(package: Path) -> bytes:
+def pack(package: Path, *beside: Path) -> bytes:
     """Return the file: stored, not deflated, with fixed times, so that every control node makes the same bytes."""
     entries = {"__main__.py": MAIN.format(package=package.name).encode()}
-    for source in sorted(package.rglob("*.py")):
-        entries[source.relative_to(package.parent).as_posix()] = source.read_bytes()
+    for each in (package, *beside):
+        for source in sorted(each.rglob("*.py")):
+            entries[source.relative_to(each.parent).as_posix()] = source.read_bytes()
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as out:
         for name, content in entries.items():
@@ -38,5 +39,5 @@ def write(target: Path, content: bytes) -> bool:
 
 
 if __name__ == "__main__":
-    built = write(Path(sys.argv[2]), pack(Path(sys.argv[1]).resolve()))
+    built = write(Path(sys.argv[1]), pack(*(Path(word).resolve() for word in sys.argv[2:])))
     sys.stdout.write("built" if built else "unchanged")

@@ -24,7 +24,9 @@ Agent = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture(scope="module")
 def agent() -> Iterator[Agent]:
     """Give a call of the packed agent, as `ops` would run it, but with the scratch cluster as its database."""
-    packed = runpy.run_path(str(ROOT / "roles/ops_agent/files/build_agent.py"))["pack"](ROOT / "ops_agent")
+    packed = runpy.run_path(str(ROOT / "roles/ops_agent/files/build_agent.py"))["pack"](
+        ROOT / "ops_agent", ROOT / "ops_release"
+    )
     subprocess.run([*SSH, f"sudo tee {AGENT} >/dev/null"], input=packed, check=True, timeout=30)
 
     def run(action: str, port: int = PORT, **request: Any) -> subprocess.CompletedProcess[str]:

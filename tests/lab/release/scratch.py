@@ -1,7 +1,7 @@
 """An Airflow of the tests' own on the lab's second scheduler host: its environment, none of its services or data.
 
 Database, share, cache and processes are all of the test's making, so that a share can vanish and a dag-processor die
-without the fleet noticing. What runs is the ops_agent of this checkout.
+without the fleet noticing. What runs is the code of this checkout.
 """
 
 import base64
@@ -100,10 +100,11 @@ class Scratch:
         self.shell("timeout 180 sh -c 'until python ask.py 2>/dev/null; do sleep 1; done'")
 
     def install(self) -> None:
-        """Put this checkout's ops_agent and the settings there."""
+        """Put this checkout's packages and the settings there."""
         self.host.check_output(f"cd / && mkdir -p {self.home} && cd {self.home} && mkdir share cache out log")
         # A folder at a time: a command line has its limit.
-        for folder in {path.parent for path in (ROOT / "ops_agent").rglob("*.py")}:
+        packages = ("ops_agent", "ops_airflow", "ops_release")
+        for folder in {path.parent for package in packages for path in (ROOT / package).rglob("*.py")}:
             self.put(str(folder.relative_to(ROOT)), {path.name: path.read_text() for path in folder.glob("*.py")})
         values = settings(self.home)
         lines = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in values.items())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 def build(root: Path, target: Path) -> str:
     script = root / "roles" / "ops_agent" / "files" / "build_agent.py"
-    command = [sys.executable, str(script), str(root / "ops_agent"), str(target)]
+    command = [sys.executable, str(script), str(target), str(root / "ops_agent"), str(root / "ops_release")]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 

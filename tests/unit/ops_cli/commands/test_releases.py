@@ -3,8 +3,9 @@ from datetime import UTC, datetime
 import pytest
 from rich.console import Console
 
-from ops_cli.commands import releases
 from ops_cli.console.errors import UsageError
+from ops_cli.dags import draw
+from ops_cli.dags.hosts import find
 
 NOW = datetime(2026, 1, 10, tzinfo=UTC)
 LISTED = [
@@ -36,19 +37,19 @@ LISTED = [
 
 @pytest.mark.parametrize("wanted", ["20260109T000000Z-abc1234", "20260109", "abc1", "abc1234"])
 def test_release_is_found_by_the_beginning_of_its_id_or_commit(wanted: str) -> None:
-    assert releases.find(LISTED, wanted) == "20260109T000000Z-abc1234"
+    assert find(LISTED, wanted) == "20260109T000000Z-abc1234"
 
 
 @pytest.mark.parametrize(("wanted", "text"), [("ab", "2 releases begin"), ("zzz", "no release begins")])
 def test_release_that_is_not_one_is_refused(wanted: str, text: str) -> None:
     with pytest.raises(UsageError, match=text):
-        releases.find(LISTED, wanted)
+        find(LISTED, wanted)
 
 
 def test_table_says_what_serves_who_made_it_and_what_runs_on_it() -> None:
     console = Console(width=160)
     with console.capture() as capture:
-        console.print(releases.table(LISTED, NOW))
+        console.print(draw.table(LISTED, NOW))
     lines = [line.split() for line in capture.get().splitlines()]
     newer = ["current", "20260109T000000Z-abc1234", "1", "d", "Ada", "Newer", "(with", "uncommitted", "changes)"]
     assert lines[1] == newer
@@ -66,4 +67,4 @@ def test_table_says_what_serves_who_made_it_and_what_runs_on_it() -> None:
     ],
 )
 def test_age_is_in_its_largest_unit(created: str, text: str) -> None:
-    assert releases.age(created, NOW) == text
+    assert draw.age(created, NOW) == text

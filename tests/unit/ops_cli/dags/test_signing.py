@@ -10,9 +10,8 @@ import pytest
 
 from ops_agent.dags import stream as archive
 from ops_agent.dags.store import Store
-from ops_cli import signing
 from ops_cli.console.errors import OpsError, UsageError
-from ops_cli.dags import source
+from ops_cli.dags import signing, source
 from ops_cli.fleet import inventory
 from ops_release import signature
 from tests.unit.ops_agent.dags.conftest import new_key

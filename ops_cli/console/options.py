@@ -1,0 +1,10 @@
+"""Options that commands repeat."""
+
+from enum import StrEnum
+
+
+class Format(StrEnum):
+    """How an answer is printed."""
+
+    TABLE = "table"
+    JSON = "json"

@@ -1,0 +1,29 @@
+"""Answers on standard output: a console that fits them, and figures in words."""
+
+from rich.console import Console
+
+_WIDTH_WITHOUT_TERMINAL = 160
+
+
+def console() -> Console:
+    """Return standard output for a table, wide enough where there is no terminal to fit."""
+    out = Console(highlight=False)
+    # A pipe has no width; the 80 columns rich assumes would fold every line of a report.
+    return out if out.is_terminal else Console(highlight=False, width=_WIDTH_WITHOUT_TERMINAL)
+
+
+def duration(seconds: float) -> str:
+    """Return a time span in its largest fitting unit: 40 s, 12 min, 5 h, 3 days."""
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def size(count: float) -> str:
+    """Return bytes in decimal units, as disks are sold: 950 B, 1.2 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:  # noqa: PLR2004
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
