@@ -1,7 +1,7 @@
 """Brings a release to this host: what `ops-agent release warm` does, and a dag-processor in a process of its own.
 
-Called as: python -m ops_release.warm SHARE CACHE SIGNERS ID. An error is one line on standard error and exit code 1, 4 if
-the release was removed from the share for good.
+Called as: python -m ops_release.warm SHARE CACHE SIGNERS ID. An error is one line on standard error and exit code 1,
+4 if the release was removed from the share for good.
 """
 
 from __future__ import annotations

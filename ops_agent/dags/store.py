@@ -61,7 +61,7 @@ class Store:
         return self.releases / refuse_id(release_id)
 
     def load(self, release_id: str) -> Manifest:
-        """Read a release's manifest, whoever wrote it; raise ReleaseError, or GoneError, if there is no such release."""
+        """Read a release's manifest, whoever wrote it. Raises as `share.published` does."""
         return published(self.root, release_id)
 
     def text(self, release_id: str) -> str:
