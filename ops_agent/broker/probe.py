@@ -3,6 +3,7 @@
 import base64
 import json
 import urllib.error
+import urllib.parse
 import urllib.request
 from http import HTTPStatus
 from typing import Any
@@ -16,7 +17,8 @@ _COLUMNS = "name,type,messages_ready,messages_unacknowledged,consumers"
 
 def probe(settings: Settings) -> dict[str, Any]:
     """Return depth and consumers of every task queue; raise ProbeError if the API does not answer."""
-    listing = _get(settings, f"/api/queues/airflow?columns={_COLUMNS}")
+    vhost = urllib.parse.quote(settings.rabbitmq_vhost, safe="")
+    listing = _get(settings, f"/api/queues/{vhost}?columns={_COLUMNS}")
     alarms = _get(settings, "/api/health/checks/alarms").get("alarms", [])
     return {
         "queues": [_queue(queue) for queue in listing if _is_task_queue(settings, queue)],

@@ -3,10 +3,10 @@
 import json
 from typing import Any
 
+from ops_agent.host.psql import command as psql
 from ops_release.run import ProbeError, run
 
 _TIMEOUT_SECONDS = 60.0
-_COMMAND = ("runuser", "-u", "postgres", "--", "psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-d", "airflow")
 
 # How much a relation holds beyond what its rows need, from the statistics that ANALYZE left: no table is read. Every
 # row has a line pointer (4 bytes) and a header (23 bytes, with the NULL bitmap, in steps of 8); an index tuple has a
@@ -119,7 +119,7 @@ def report(*, floor_bytes: int = 1 << 20, floor_rows: int = 10_000) -> dict[str,
 
     Raises ProbeError if the server does not answer.
     """
-    command = [*_COMMAND, "-v", f"floor_bytes={floor_bytes}", "-v", f"floor_rows={floor_rows}"]
+    command = [*psql(), "-v", f"floor_bytes={floor_bytes}", "-v", f"floor_rows={floor_rows}"]
     script = f"SET statement_timeout = '50s';\n{_BLOAT}\nSET default_transaction_read_only = on;\n{_REPORT}"
     return read(run(command, stdin=script, timeout_seconds=_TIMEOUT_SECONDS))
 

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from ops_agent.host.psql import COMMAND
+from ops_agent.host.psql import command as psql
 from ops_release.run import ProbeError, run
 
 _TIMEOUT_SECONDS = 2.0
@@ -53,7 +53,7 @@ def probe(lease: str) -> dict[str, Any]:
 
     `lease` is the SELECT of the scheduler lease's one row, `lease`.
     """
-    command = [*COMMAND, "-v", f"heartbeat_seconds={_HEARTBEAT_SECONDS}"]
+    command = [*psql(), "-v", f"heartbeat_seconds={_HEARTBEAT_SECONDS}"]
     found: dict[str, Any] = {}
     for line in run(command, stdin=_SCRIPT.replace(":lease", lease), timeout_seconds=_TIMEOUT_SECONDS).splitlines():
         try:

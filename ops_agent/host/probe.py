@@ -1,5 +1,6 @@
 """What any host can say about itself: units, versions, disks and the DAG share."""
 
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,6 @@ _PACKAGES = {
     "nfs-ganesha": "ganesha",
     "nfs-kernel-server": "nfsd",
     "pgbouncer": "pgbouncer",
-    "postgresql-17": "postgresql",
     "rabbitmq-server": "rabbitmq",
 }
 _AIRFLOW_LINK = Path("/opt/airflow/current")
@@ -67,8 +67,10 @@ def versions() -> dict[str, str]:
     found = {"debian": Path("/etc/debian_version").read_text(encoding="utf-8").strip()}
     for line in listing.splitlines():
         package, version, status = line.split(" ")
-        if package in _PACKAGES and status == "installed":
-            found[_PACKAGES[package]] = version
+        # Debian packages every major version under a name of its own.
+        name = "postgresql" if re.fullmatch(r"postgresql-\d+", package) else _PACKAGES.get(package)
+        if name and status == "installed":
+            found[name] = version
     if _AIRFLOW_LINK.is_symlink():
         found["airflow"] = _AIRFLOW_LINK.readlink().name
     return found

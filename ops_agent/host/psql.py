@@ -9,11 +9,21 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
+from ops_agent.host import settings
 from ops_release.run import ProbeError
 
-COMMAND = ("runuser", "-u", "postgres", "--", "psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-d", "airflow")
 _BAD_CONNECTION = 2
 _END_SECONDS = 2.0
+
+
+def command() -> list[str]:
+    """Return psql as administrator in the metadata database. Raises ProbeError if this host has no settings."""
+    try:
+        host = settings.load()
+    except (OSError, ValueError, KeyError) as error:
+        raise ProbeError(f"{settings.DIRECTORY}/agent.json: {error!r}; converge role ops_agent") from error
+    words = ["runuser", "-u", "postgres", "--", "psql", "-XqAt", "-v", "ON_ERROR_STOP=1"]
+    return [*words, "-p", str(host.database_port), "-d", host.database]
 
 
 class DatabaseDownError(ProbeError):
@@ -24,12 +34,16 @@ class Psql:
     """Statements read `parameters` as `:'parameters'::jsonb`: psql itself quotes it, nobody interpolates."""
 
     def __init__(
-        self, parameters: Mapping[str, Any] | None = None, *, application: str = "ops", command: Sequence[str] = COMMAND
+        self,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        application: str = "ops",
+        words: Sequence[str] | None = None,
     ) -> None:
         """Start psql; whether the server answers is found out by the first statement."""
         settings = {"OPS_PARAMETERS": json.dumps(parameters or {}), "PGAPPNAME": application, "PGCONNECT_TIMEOUT": "3"}
         self._process = subprocess.Popen(
-            command,
+            words or command(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

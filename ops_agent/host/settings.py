@@ -23,7 +23,10 @@ class Settings:
     units: tuple[Unit, ...]
     probes: tuple[str, ...]
     share_path: str
+    database: str
+    database_port: int
     rabbitmq_url: str
+    rabbitmq_vhost: str
     rabbitmq_password_file: Path
     queues: tuple[str, ...]
 
@@ -36,7 +39,10 @@ def load(directory: Path = DIRECTORY) -> Settings:
         units=tuple(Unit(tuple(unit["name"].split("|")), unit["state"]) for unit in raw["units"]),
         probes=tuple(raw["probes"]),
         share_path=raw["share_path"],
+        database=raw["database"],
+        database_port=int(raw["database_port"]),
         rabbitmq_url=raw["rabbitmq_url"],
+        rabbitmq_vhost=raw["rabbitmq_vhost"],
         rabbitmq_password_file=directory / "rabbitmq_password",
         queues=tuple(raw["queues"]),
     )

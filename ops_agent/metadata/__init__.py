@@ -6,6 +6,7 @@ shelf, archives at rest:
 - `manifest`  what an archive is on disk: its documents, their states, and which files count. No third-party import.
 - `store`     where archives are kept: a directory, or an object store by fsspec. Durable and atomic writes.
 - `columns`   PostgreSQL's types in Arrow and back: text of COPY -> Arrow table -> text of COPY, equal byte by byte.
+- `times`     PostgreSQL's text of times that Arrow and Python lack: BC, far ahead, infinity.
 - `copy_text` the text of COPY.
 - `reader`    a data file, checked against the manifest before a row of it is used.
 - `verify`, `query`, `listing`, `prune`  what `ops archive` does without the database.
@@ -13,6 +14,8 @@ shelf, archives at rest:
 here, what both directions need:
 - `settings`  how this host archives; `session` the engine's database sessions.
 - `lock`      one advisory lock for everybody who moves rows out or back.
+- `places`    where vacuums have archived, so that one that was killed is settled wherever that was.
+- `failures`  what an error means to whoever asked: one line and an exit code.
 - `holds`     runs that were restored and are to stay.
 - `runs`      how the last vacuum went, for `ops status` and Prometheus.
 

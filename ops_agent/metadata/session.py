@@ -25,6 +25,8 @@ _SETTINGS = {
     "jit": "off",
     "max_parallel_workers_per_gather": "0",
     "idle_in_transaction_session_timeout": "60s",
+    # In a long statement the server would not see that this process is gone, and go on holding its locks.
+    "client_connection_check_interval": "1s",
 }
 _BLOCK_BYTES = 8 << 20
 

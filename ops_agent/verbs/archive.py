@@ -13,6 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ops_agent.metadata import failures
 from ops_agent.metadata import settings as settings_file
 from ops_agent.metadata.shelf.manifest import Archive, ArchiveError, archives
 from ops_agent.metadata.shelf.store import open_store
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from ops_agent.metadata.settings import Settings
     from ops_agent.metadata.shelf.store import Store
 
-FAILED, CHECK_FAILED, LOCKED = 1, 4, 5
+CHECK_FAILED = 4
 _PROGRESS_SECONDS = 0.2
 
 
@@ -64,8 +65,6 @@ def add(verbs: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run one action and return its exit code; an error is one line on stderr."""
     settings_file.use_libraries()
-    from ops_agent.metadata.lock import HeldError  # noqa: PLC0415 - the libraries are needed first
-
     try:
         if arguments.action == "check-policy":
             return _check_policy(arguments.file)
@@ -74,15 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
         os.environ.update(settings.environment)
         store = open_store(arguments.store or settings.destination)
         return int(_ACTIONS[arguments.action](arguments, settings, store) or 0)
-    except HeldError as error:
-        return _fail(str(error), LOCKED)
-    except (ArchiveError, OSError, ValueError, KeyError) as error:
-        return _fail(str(error) or type(error).__name__, FAILED)
-    except Exception as error:
-        # psycopg is not there to be named before the libraries are.
-        if not type(error).__module__.startswith("psycopg"):
-            raise
-        return _fail(f"PostgreSQL: {str(error).strip()}", FAILED)
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever it was, one line tells it
+        return _fail(*failures.meaning(error))
 
 
 def _check_policy(file: Path) -> int:
@@ -94,7 +86,7 @@ def _check_policy(file: Path) -> int:
     try:
         policy.parse(yaml.safe_load(file.read_text(encoding="utf-8")), alone)
     except yaml.YAMLError as error:
-        return _fail(f"the policy is no YAML: {error}", FAILED)
+        raise ArchiveError(f"the policy is no YAML: {error}") from error
     return 0
 
 

@@ -14,7 +14,7 @@ from ops_release.database import CONFIGURATION
 if TYPE_CHECKING:
     from argparse import Namespace
 
-_POOLS = "SELECT pool FROM slot_pool ORDER BY pool"
+_POOLS = "SELECT pool, slots FROM slot_pool ORDER BY pool"
 _IMPORT_ERRORS = "SELECT count(*) FROM import_error WHERE bundle_name = %s"
 _PARSE = """
 SELECT relative_fileloc, max(last_parse_duration) FROM dag
@@ -42,7 +42,7 @@ def add(verbs: Any) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    """Print {"pools", "import_errors", "parse_seconds": {file: s}, "succeeded", "failed", "failed_dags"}."""
+    """Print {"pools": {name: slots}, "import_errors", "parse_seconds": {file: s}, "succeeded", "failed", …}."""
     python.require("psycopg2")
     try:
         with database.connected(arguments.configuration) as cursor:
@@ -58,7 +58,7 @@ def run(arguments: Namespace) -> int:
 def collect(cursor: Any, since_seconds: float, bundle: str = BUNDLE) -> dict[str, Any]:
     """Ask the metadata database."""
     cursor.execute(_POOLS)
-    pools = [row[0] for row in cursor.fetchall()]
+    pools = dict(cursor.fetchall())
     cursor.execute(_IMPORT_ERRORS, (bundle,))
     errors = cursor.fetchone()[0]
     cursor.execute(_PARSE, (bundle,))

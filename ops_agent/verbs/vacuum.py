@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ops_agent.metadata import runs
+from ops_agent.metadata import failures, places, runs
 from ops_agent.metadata import settings as settings_file
-from ops_agent.metadata.shelf.manifest import ArchiveError
+from ops_agent.metadata.failures import UsageError
 from ops_agent.metadata.shelf.store import open_store
 from ops_agent.metadata.take import pace
 
@@ -26,12 +26,6 @@ if TYPE_CHECKING:
     from ops_agent.metadata.settings import Settings
     from ops_agent.metadata.take.engine import Request, Vacuum
     from ops_agent.metadata.take.policy import Policy
-
-FAILED, USAGE, LOCKED, INTERRUPTED = 1, 2, 5, 130
-
-
-class _UsageError(Exception):
-    """The words do not fit together."""
 
 
 def add(verbs: Any) -> None:
@@ -61,27 +55,16 @@ def run(arguments: argparse.Namespace) -> int:
     settings_file.use_libraries()
     settings: Settings | None = None
     result: dict[str, Any] = {}
-    error, code = "", FAILED
+    error, code = "", 0
     try:
         settings = settings_file.load(arguments.archive_settings)
         settings_file.become(settings.user)
         pace.step_back()
         os.environ.update(settings.environment)
         result = _vacuum(arguments, settings)
-        code = 0
-    except KeyboardInterrupt:
-        error, code = "interrupted; nothing is lost, the next vacuum goes on", INTERRUPTED
-    except _UsageError as found:
-        error, code = str(found), USAGE
-    except (ArchiveError, OSError, ValueError, KeyError) as found:
-        error = str(found) or type(found).__name__
-        code = LOCKED if type(found).__name__ == "HeldError" else FAILED
-    except Exception as found:
-        # psycopg is not there to be named before the libraries are.
-        if not type(found).__module__.startswith("psycopg"):
-            raise
-        error = f"PostgreSQL: {str(found).strip()}"
-    if settings and not arguments.dry_run and code not in {USAGE, LOCKED}:
+    except (Exception, KeyboardInterrupt) as found:  # noqa: BLE001 - whatever it was, it is told and remembered
+        error, code = failures.meaning(found)
+    if settings and not arguments.dry_run and code not in {failures.USAGE, failures.LOCKED}:
         _remember(settings, result, error, started)
     if error:
         sys.stderr.write(f"ops-agent: {error}\n")
@@ -94,7 +77,8 @@ def _vacuum(arguments: argparse.Namespace, settings: Settings) -> dict[str, Any]
     from ops_agent.metadata.take.engine import Vacuum  # noqa: PLC0415 - needs the libraries
 
     store = None if arguments.no_archive else open_store(arguments.archive_to or settings.destination)
-    vacuum: Vacuum = Vacuum(settings.dsn, store, _request(arguments, settings), _say)
+    kept = places.Places(settings.state_directory)
+    vacuum: Vacuum = Vacuum(settings.dsn, store, _request(arguments, settings), _say, kept)
     return vacuum.plan() if arguments.dry_run else vacuum.run()
 
 
@@ -106,7 +90,7 @@ def _request(arguments: argparse.Namespace, settings: Settings) -> Request:
     roots = {family.root.rpartition(".")[2]: family.root for family in graph.FAMILIES}
     wanted = [name for name in arguments.tables.split(",") if name]
     if unknown := [name for name in wanted if name not in roots]:
-        raise _UsageError(
+        raise UsageError(
             f"--tables: {unknown[0]!r} is none of {', '.join(sorted(roots))}; what hangs off a run goes with it"
         )
     longest = _duration(arguments.max_duration, "--max-duration")
@@ -136,7 +120,7 @@ def _policy(arguments: argparse.Namespace, settings: Settings, tables: set[str])
         found = dataclasses.replace(found, retention=policy.duration(arguments.older_than, "--older-than"))
     if arguments.keep_last is not None:
         if arguments.keep_last < 1:
-            raise _UsageError("--keep-last: at least the newest run of a DAG stays")
+            raise UsageError("--keep-last: at least the newest run of a DAG stays")
         rules = tuple(dataclasses.replace(rule, keep_last=arguments.keep_last) for rule in found.rules)
         found = dataclasses.replace(found, keep_last=arguments.keep_last, rules=rules)
     return found

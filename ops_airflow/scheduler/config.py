@@ -14,12 +14,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Config:
-    """`database` holds libpq's parameters; its host must be an address, because looking up a name blocks."""
+    """`database` holds libpq's parameters; its host must be an address, because looking up a name blocks.
+
+    `readers` are the addresses of other machines that are told everything; the rest learn the state alone.
+    """
 
     database: dict[str, Any]
     listen_address: str
     listen_port: int
     timing: Timing
+    readers: tuple[str, ...] = ()
 
 
 def load(path: Path) -> Config:
@@ -31,4 +35,5 @@ def load(path: Path) -> Config:
     timing = Timing(**{name: float(seconds) for name, seconds in raw.get("timing", {}).items()})
     if timing.ttl - timing.margin < 2 * timing.renew:
         raise ValueError(f"ttl {timing.ttl:g} s less margin {timing.margin:g} s leaves no time for a second renewal")
-    return Config(dict(raw["database"]), raw["listen_address"], int(raw["listen_port"]), timing)
+    readers = tuple(raw.get("readers", ()))
+    return Config(dict(raw["database"]), raw["listen_address"], int(raw["listen_port"]), timing, readers)

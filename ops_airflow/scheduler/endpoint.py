@@ -1,95 +1,83 @@
-"""The keeper's local HTTP endpoint, served from its own loop: a thread would not survive the fork."""
+"""The keeper's end of its HTTP endpoint: it tells a process of its own what to say, and never waits for it."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
-import time
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
+from ops_airflow.scheduler import listener
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Sequence
 
-# Path to (status, content type, body).
-Answer = tuple[int, str, bytes]
+log = logging.getLogger("ops_airflow.endpoint")
 
-_MOST_CLIENTS = 16
-_MOST_BYTES = 8192
-_PATIENCE_SECONDS = 2.0
-_REASONS = {200: "OK", 404: "Not Found", 503: "Service Unavailable"}
-
-
-class _Client:
-    def __init__(self, connection: socket.socket) -> None:
-        self.connection = connection
-        self.request = b""
-        self.answer = b""
-        self.give_up_at = time.monotonic() + _PATIENCE_SECONDS
+_BACKLOG = 1024
 
 
 class Endpoint:
-    """One request a connection, GET only, answers small enough to be made at once."""
+    """The listening socket, and the process that serves it (listener.py)."""
 
-    def __init__(self, address: str, port: int, answer: Callable[[str], Answer]) -> None:
-        """Listen at once; `answer` is asked with the path. Raises OSError."""
-        self._answer = answer
+    def __init__(self, address: str, port: int, readers: Sequence[str]) -> None:
+        """Listen and serve at once; `readers` are addresses that may read everything. Raises OSError."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        self._server = socket.create_server((address, port), family=family, backlog=_MOST_CLIENTS)
-        self._server.settimeout(0)
-        self._clients: dict[int, _Client] = {}
+        # Kept here for the next process should this one end; nobody accepts from it here.
+        self._server = socket.create_server((address, port), family=family, backlog=_BACKLOG)
+        self._readers = readers
+        self._channel: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._start()
 
     @property
     def port(self) -> int:
         """The port it listens on."""
         return int(self._server.getsockname()[1])
 
-    def files(self) -> tuple[list[int], list[int]]:
-        """Return what to watch for reading and for writing."""
-        self._drop_the_slow()
-        reading = [number for number, client in self._clients.items() if not client.answer]
-        writing = [number for number, client in self._clients.items() if client.answer]
-        return [self._server.fileno(), *reading], writing
+    @property
+    def pid(self) -> int:
+        """The serving process, 0 if there is none."""
+        return self._process.pid if self._process else 0
 
     def all_files(self) -> list[int]:
-        """Return every socket."""
-        return [self._server.fileno(), *self._clients]
+        """Return every descriptor that a fork must not keep."""
+        return [self._server.fileno(), *([self._channel.fileno()] if self._channel else [])]
 
-    def serve(self, ready: set[int]) -> None:
-        """Go on with those of its files that are ready."""
-        if self._server.fileno() in ready and len(self._clients) < _MOST_CLIENTS:
+    def tell(self, said: bytes) -> None:
+        """Hand over what is to be told from now on. What does not fit is dropped: more will follow."""
+        if self._channel:
             with contextlib.suppress(OSError):
-                connection, _ = self._server.accept()
-                connection.settimeout(0)
-                self._clients[connection.fileno()] = _Client(connection)
-        for number in ready & self._clients.keys():
-            try:
-                done = self._go_on(self._clients[number])
-            except OSError:
-                done = True
-            if done:
-                self._clients.pop(number).connection.close()
+                self._channel.send(said)
 
-    def _go_on(self, client: _Client) -> bool:
-        if not client.answer:
-            data = client.connection.recv(_MOST_BYTES)
-            client.request += data
-            if not data or len(client.request) > _MOST_BYTES:
-                return True
-            if b"\r\n\r\n" not in client.request:
-                return False
-            words = client.request.split(None, 2)
-            path = words[1].decode("latin-1") if words[0] == b"GET" and len(words) > 1 else ""
-            client.answer = _render(self._answer(path))
-        client.answer = client.answer[client.connection.send(client.answer) :]
-        return not client.answer
+    def tend(self) -> None:
+        """Start the process anew if it has ended."""
+        if self._process and self._process.poll() is None:
+            return
+        if self._process:
+            log.warning("the endpoint's process ended with %s: starting another", self._process.returncode)
+        try:
+            self._start()
+        except OSError as error:
+            log.warning("the endpoint cannot be served: %s", error)
 
-    def _drop_the_slow(self) -> None:
-        now = time.monotonic()
-        for number in [number for number, client in self._clients.items() if client.give_up_at < now]:
-            self._clients.pop(number).connection.close()
+    def close(self) -> None:
+        """Listen no longer; the process ends by itself."""
+        self._server.close()
+        if self._channel:
+            self._channel.close()
+        if self._process:
+            self._process.wait()
 
-
-def _render(answer: Answer) -> bytes:
-    status, kind, body = answer
-    head = f"HTTP/1.1 {status} {_REASONS[status]}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
-    return head.encode() + b"Connection: close\r\n\r\n" + body
+    def _start(self) -> None:
+        if self._channel:
+            self._channel.close()
+        # Messages, an end that is noticed when either side dies, and a full buffer that is an error rather than a wait.
+        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._channel.settimeout(0)
+        with theirs:
+            files = (self._server.fileno(), theirs.fileno())
+            words = [sys.executable, "-I", "-S", listener.__file__, *map(str, files), *self._readers]
+            self._process = subprocess.Popen(words, stdin=subprocess.DEVNULL, pass_fds=files, env={}, process_group=0)

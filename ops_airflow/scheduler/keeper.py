@@ -1,6 +1,7 @@
 """`ops-agent scheduler`: keeps the lease and, while it holds it, the scheduler. One thread, one select loop.
 
-The protocol decides; this module carries its actions out and tells it what happened.
+The protocol decides; this module carries its actions out and tells it what happened. The loop hears the database, its
+scheduler and signals, and nobody else: who asks for its state is answered by another process (endpoint.py).
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Keeper:
         self._scheduler = scheduler
         self._report = Report(self._protocol, time.monotonic)
         self._report.preloaded = preloaded
-        self._endpoint = Endpoint(config.listen_address, config.listen_port, self._report.answer)
+        self._endpoint = Endpoint(config.listen_address, config.listen_port, config.readers)
         self._call: p.Call | None = None
         self._leave = False
         self._next_ping = 0.0
@@ -71,10 +72,12 @@ class Keeper:
         while not self._leave:
             self._turn()
         self._session.close()
+        self._endpoint.close()
 
     def _turn(self) -> None:
-        reading, writing = self._endpoint.files()
-        reading.append(self._signals)
+        self._endpoint.tell(self._report.snapshot())
+        reading = [self._signals]
+        writing: list[int] = []
         if self._scheduler.pid:
             reading.append(self._scheduler.pipe)
         database = self._session.fileno()
@@ -92,7 +95,6 @@ class Keeper:
             self._read_progress()
         if database in ready and database == self._session.fileno():
             self._push_session()
-        self._endpoint.serve(ready)
         self._give_up_late_call()
         if time.monotonic() >= self._protocol.wake_at:
             self._step(p.Tick())
@@ -102,6 +104,7 @@ class Keeper:
         if now >= self._next_ping:
             self._next_ping = now + _PING_SECONDS
             notify_systemd("WATCHDOG=1")
+            self._endpoint.tend()
 
     def _read_signals(self) -> None:
         numbers = set(os.read(self._signals, 4096))
@@ -139,7 +142,7 @@ class Keeper:
             self._drop_session(f"{self._call.verb}: no answer in time")
 
     def _drop_session(self, why: str) -> None:
-        self._session.close()
+        self._session.leave()
         waiting, self._call = self._call, None
         # Said once, not four times a second for as long as the database is away.
         if why != self._complaint:

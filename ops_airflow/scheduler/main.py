@@ -17,8 +17,11 @@ from ops_airflow.scheduler.process import SchedulerProcess
 CONFIG = Path("/etc/airflow/keeper.json")
 log = logging.getLogger("ops_airflow.keeper")
 
+# The unit's RuntimeDirectory: no converge replaces what is locked, as it does with the settings.
+LOCK = Path("/run/airflow-scheduler/keeper.lock")
 
-def run(path: Path) -> int:
+
+def run(path: Path, lock_file: Path = LOCK) -> int:
     """Preload, then keep; return the exit code: 0 told to stop, 1 failed."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
@@ -27,11 +30,13 @@ def run(path: Path) -> int:
         sys.stderr.write(f"airfleet-keeper: {path}: {error!r}; converge role airflow_scheduler\n")
         return 1
     # Another keeper of this host would share this one's logins, and no fence could tell the two apart.
-    lock = os.open(path, os.O_RDONLY)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(os.open(lock_file, os.O_RDWR | os.O_CREAT, 0o600), fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        sys.stderr.write(f"airfleet-keeper: another keeper holds {path}: see systemctl status airflow-scheduler\n")
+        sys.stderr.write(f"airfleet-keeper: another keeper holds {lock_file}: see systemctl status airflow-scheduler\n")
+        return 1
+    except OSError as error:
+        sys.stderr.write(f"airfleet-keeper: {lock_file}: {error.strerror}; type: systemctl start airflow-scheduler\n")
         return 1
     began = time.monotonic()
     preloaded = airflow_scheduler.preload()

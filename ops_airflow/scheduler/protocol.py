@@ -208,6 +208,8 @@ class Protocol:
     _hand_over_to: str | None = None
     _kill_why: str = ""
     _unwilling_until: float = 0.0
+    # Whether acquire() was answered since this keeper became a willing standby: then it stands in ops.keeper as ready.
+    _recorded: bool = False
     _crashes: int = 0
     _lost: bool = False
     _leaving: bool = False
@@ -215,8 +217,8 @@ class Protocol:
 
     @property
     def ready(self) -> bool:
-        """Whether this keeper would take the lease now."""
-        return self.state is State.STANDBY and self._willing and not self.failure
+        """Whether this keeper would take the lease now, and the database knows: hand_over() asks nobody else."""
+        return self.state is State.STANDBY and self._willing and self._recorded and not self.failure
 
     @property
     def _willing(self) -> bool:
@@ -256,6 +258,7 @@ class Protocol:
             return
         match call.verb:
             case Verb.ACQUIRE:
+                self._recorded = call.willing
                 self._acquire_answered(answer)
             case Verb.FENCE:
                 self._fence_answered(answer)
@@ -345,7 +348,7 @@ class Protocol:
     def _step_down(self, why: str) -> None:
         self._give_back = _GiveBack(self.epoch, why, self._hand_over_to)
         self._hand_over_to, self._kill_why, self._lost = None, "", False
-        self.holder = None
+        self.holder, self._recorded = None, False
         self._next_call = self._now
         self._change(State.STANDBY, why)
 

@@ -38,6 +38,9 @@ class Session:
         self._parameters = {**_OPTIONS, **parameters}
         self._ttl = ttl
         self._connection: Any = None
+        # By its session the server knows that a holder is there, so a call that failed does not end it yet.
+        self._left: Any = None
+        self._answered = False
         self._cursor: Any = None
         self._waiting: list[tuple[str, dict[str, Any]]] = []
         self._wish = 0
@@ -49,7 +52,7 @@ class Session:
         self._busy = True
         if self._connection is None:
             self._connection = psycopg2.connect(**self._parameters, async_=1)
-            self._cursor = None
+            self._cursor, self._answered = None, False
             self._waiting = [("LISTEN scheduler_lease", {}), (_STATEMENTS[call.verb], values)]
             self._wish = POLL_WRITE
         else:
@@ -76,7 +79,8 @@ class Session:
             self._wish = POLL_READ
             if not self._busy:
                 return None
-            self._busy = False
+            self._busy, self._answered = False, True
+            self._close_left()
             return dict(self._cursor.fetchone()[0])
 
     def notified(self) -> bool:
@@ -86,11 +90,30 @@ class Session:
         self._connection.notifies.clear()
         return True
 
-    def close(self) -> None:
-        """Drop the session and whatever it was doing; the server learns of it."""
+    def leave(self) -> None:
+        """Go on with another session, and keep this one until that has brought an answer.
+
+        acquire() takes the lease at once from a holder whose session is gone: a renewal that took too long must not
+        look like a keeper that died.
+        """
         connection, self._connection, self._busy = self._connection, None, False
-        if connection is not None:
+        if connection is None:
+            return
+        if self._answered and self._left is None and not connection.closed:
+            self._left = connection
+        else:
             connection.close()
+
+    def close(self) -> None:
+        """Drop every session and whatever it was doing; the server learns of it."""
+        self._answered = False
+        self.leave()
+        self._close_left()
+
+    def _close_left(self) -> None:
+        left, self._left = self._left, None
+        if left is not None:
+            left.close()
 
     def _execute(self, statement: str, values: dict[str, Any]) -> None:
         self._cursor = self._cursor or self._connection.cursor()

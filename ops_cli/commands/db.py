@@ -57,7 +57,8 @@ def draw(report: agent.Line) -> RenderableType:
         for heading in headings:
             table.add_column(heading, overflow="fold")
         for row in report[key]:
-            table.add_row(*cells(row))
+            # As texts: rich takes the index of an array in a plain string for markup.
+            table.add_row(*map(Text, cells(row)))
         parts.append(table)
     return Group(*parts)
 

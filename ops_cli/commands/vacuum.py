@@ -83,25 +83,28 @@ def vacuum(  # noqa: PLR0913 - options of a command
     """Move old finished runs, and old rows that stand alone, out of the metadata database into an archive.
 
     Never taken: a run that is not over, the newest run of a DAG, a run of a backfill that is not over. What may go and
-    when says the policy of the inventory (metadata_archive_policy) unless options say otherwise. It counts first and
-    asks; it yields to the scheduler while it works, and can be interrupted at any time: the next one goes on.
+    when says the policy of the inventory (metadata_archive_policy) unless options say otherwise. Unless --yes is given
+    it counts first and asks; it yields to the scheduler while it works, and can be interrupted at any time: the next
+    one goes on.
 
-    The JSON has the keys archive_id, tables, longest_transaction_s, rows_per_s, reclaimed_bytes, resumed and
-    stopped_early; with --dry-run, tables with rows, bytes and seconds.
+    The JSON has the keys archive_id, tables, longest_transaction_s, rows_per_s, reclaimed_bytes, resumed, stopped_early
+    and unsettled (places out of reach, where a killed vacuum may have left an archive open); with --dry-run, tables
+    with rows, bytes and seconds.
     """
     text = _read(policy) if policy else None
     request = Request(older_than, text, dag, keep_last, tables, archive_to, no_archive, max_duration, reclaim)
     fleet = inventory.load(env or ctx.obj["env"], inventory.find_home())
     host = fleet.tier("database")[0]
-    plan = agent.result(host, request.words(dry_run=True), stdin=text or "", tell=describe)
-    console = Console(stderr=not dry_run or output is Format.JSON)
-    console.print(planned(plan))
-    if dry_run:
-        if output is Format.JSON:
-            typer.echo(json.dumps(plan, indent=2))
-        return
-    if any(table["rows"] for table in plan["tables"]) or plan.get("unsettled"):
-        prompt.confirm(request.consequence(plan, host.name), fleet.env, yes=yes)
+    # To count is to read as much as to move: whoever has agreed already does not wait for it.
+    if dry_run or not yes:
+        plan = agent.result(host, request.words(dry_run=True), stdin=text or "", tell=describe)
+        Console(stderr=not dry_run or output is Format.JSON).print(planned(plan))
+        if dry_run:
+            if output is Format.JSON:
+                typer.echo(json.dumps(plan, indent=2))
+            return
+        if any(table["rows"] for table in plan["tables"]) or plan.get("unsettled"):
+            prompt.confirm(request.consequence(plan, host.name), fleet.env, yes=yes)
     with operation(fleet, "vacuum", lock="metadata") as running:
         running.hosts = [host.name]
         done = agent.result(host, request.words(dry_run=False), stdin=text or "", tell=describe)
@@ -128,7 +131,7 @@ def planned(plan: agent.Line) -> Table:
     table = _table("table", "rows", "bytes", "time")
     for each in sorted(plan["tables"], key=lambda each: -each["rows"]):
         if each["rows"]:
-            table.add_row(each["name"], f"{each['rows']:,}", size(each["bytes"]), duration(each["seconds"]))
+            table.add_row(Text(each["name"]), f"{each['rows']:,}", size(each["bytes"]), duration(each["seconds"]))
     sums = [total(plan["tables"], key) for key in ("rows", "bytes", "seconds")]
     table.add_section()
     table.add_row("in all", f"{sums[0]:,.0f}", size(sums[1]), duration(sums[2]))
@@ -140,14 +143,19 @@ def finished(done: agent.Line) -> RenderableType:
     table = _table("table", "archived", "deleted", "bytes", "time")
     for each in done["tables"]:
         figures = f"{each['archived']:,}", f"{each['deleted']:,}", size(each["bytes"]), duration(each["seconds"])
-        table.add_row(each["name"], *figures)
+        table.add_row(Text(each["name"]), *figures)
     notes = [f"archive {done['archive_id']}" if done.get("archive_id") else "nothing was archived"]
     notes.append(f"{done['rows_per_s']:,.0f} rows/s, longest transaction {done['longest_transaction_s']:.3f} s")
     if done.get("reclaimed_bytes"):
         notes.append(f"{size(done['reclaimed_bytes'])} given back to the disk")
     notes += ["went on where a vacuum was interrupted"] if done.get("resumed") else []
     notes += ["stopped before everything was taken: the next one goes on"] if done.get("stopped_early") else []
+    notes += [_left_open(url) for url in done.get("unsettled", [])]
     return Group(table, Text("\n".join(notes)))
+
+
+def _left_open(url: str) -> str:
+    return f"a killed vacuum may have left an archive open in {url}; once it is in reach: ops vacuum --archive-to {url}"
 
 
 def total(tables: Sequence[Any], key: str) -> float:

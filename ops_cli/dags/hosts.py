@@ -62,9 +62,9 @@ class ReleaseHosts:
         """Return the queues that some worker of the inventory takes tasks from."""
         return sorted({queue for host in self.fleet.tier("worker") for queue in host.queues})
 
-    def validate(self, archive: Path, form: str = "json", pools: Sequence[str] | None = None) -> tuple[str, bool]:
+    def validate(self, archive: Path, form: str = "json", pools: Mapping[str, int] | None = None) -> tuple[str, bool]:
         """Run the gate over a packed tree on a scheduler host; return its report and whether it refuses the tree."""
-        options = json.dumps({"queues": self.queues(), "pools": None if pools is None else sorted(pools)})
+        options = json.dumps({"queues": self.queues(), "pools": pools})
         command = f"sudo -n sh -c {shlex.quote(_GATE)} gate {form} {shlex.quote(options)} {FOLDER}"
         lines: list[str] = []
         try:

@@ -199,7 +199,7 @@ def _pack(path: Path, names: list[str], archive: Path) -> None:
 def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
     member.uid = member.gid = 0
     member.uname = member.gname = ""
-    # What a release keeps of a mode; a setuid file of the directory is none anywhere else.
+    # As git keeps it: who writes with a narrow umask would else deploy what Airflow cannot read; no setuid bit either.
     member.mode = 0o755 if member.mode & 0o100 else 0o644
     return member
 

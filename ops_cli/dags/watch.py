@@ -66,9 +66,9 @@ def regression(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 def duration(text: str) -> float:
     """Return the seconds of a duration such as 90s, 10m or 1h. Raises UsageError."""
-    match = re.fullmatch(r"(\d+)([smh])", text.strip())
+    match = re.fullmatch(r"([0-9]{1,6})([smh])", text.strip())
     if not match:
-        raise UsageError(f"{text!r} is no duration; write 90s, 10m or 1h")
+        raise UsageError(f"{text!r} is no duration; write 90s, 10m or 1h, with six digits at most")
     return float(match[1]) * _UNITS[match[2]]
 
 

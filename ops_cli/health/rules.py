@@ -297,10 +297,16 @@ def _vacuum_problems(status: FleetStatus) -> Iterator[str]:
 
 def _host_name(status: FleetStatus, hostname: str) -> str:
     """Airflow records what the host calls itself: a short name, a full one, or an address."""
-    for seen in status.observations:
-        if hostname in {seen.host.name, seen.host.address} or hostname.split(".", maxsplit=1)[0] == seen.host.name:
-            return seen.host.name
-    return hostname
+    hosts = [seen.host for seen in status.observations]
+    exact = [host.name for host in hosts if hostname in {host.name, host.address}]
+    # Of two hosts that differ in their domains alone, a short name means neither.
+    alike = [host.name for host in hosts if _same_host(hostname, host.name)]
+    return exact[0] if exact else alike[0] if len(alike) == 1 else hostname
+
+
+def _same_host(one: str, other: str) -> bool:
+    short = "." not in one or "." not in other
+    return short and one.split(".", 1)[0].lower() == other.split(".", 1)[0].lower()
 
 
 def _line(text: str) -> str:

@@ -48,7 +48,7 @@ def show_rows(names: Sequence[str], rows: Iterable[Sequence[Any]], output: Rows)
     else:
         table = columns(*names)
         for row in rows:
-            table.add_row(*("" if value is None else str(value) for value in row))
+            _add(table, *("" if value is None else str(value) for value in row))
         show(None, Format.TABLE, table)
 
 
@@ -60,7 +60,7 @@ def verifying(event: agent.Line) -> str:
 def restoring(event: agent.Line) -> str:
     """Say how far a restore is; an archive that had to be left out is named for good."""
     if event["event"] == "skipped":
-        Console(stderr=True).print(f"left out: {event['error']}")
+        Console(stderr=True).print(Text(f"left out: {event['error']}"))
         return ""
     return f"{event['rows']:,} rows of {event['runs']:,} runs"
 
@@ -70,10 +70,10 @@ def listed(archives: Sequence[agent.Line]) -> RenderableType:
     table = columns("archive", "state", "taken by", "runs", "rows", "bytes", "up to")
     for each in archives:
         if error := each.get("error"):
-            table.add_row(each["archive_id"], each["state"], error)
+            _add(table, each["archive_id"], each["state"], error)
             continue
         figures = f"{each['runs']:,}", f"{each['rows']:,}", size(each["bytes"]), str(each["cutoff"])[:10]
-        table.add_row(each["archive_id"], each["state"], each["created_by"], *figures)
+        _add(table, each["archive_id"], each["state"], each["created_by"], *figures)
     return table if archives else Text("none")
 
 
@@ -81,7 +81,7 @@ def shown(found: agent.Line) -> RenderableType:
     """Draw one archive, table by table."""
     table = columns("table", "rows", "bytes", "files")
     for each in found["tables"]:
-        table.add_row(each["name"], f"{each['rows']:,}", size(each["bytes"]), str(each["files"]))
+        _add(table, each["name"], f"{each['rows']:,}", size(each["bytes"]), str(each["files"]))
     table.add_section()
     table.add_row("in all", f"{found['rows']:,}", size(found["bytes"]), "")
     head = f"{found['archive_id']}, {found['state']}, taken by {found['created_by']} at {found['created_at']}"
@@ -96,7 +96,7 @@ def restored(found: agent.Line, verb: str) -> RenderableType:
     """Draw what was put back, or would be."""
     table = columns("table", verb)
     for each in found["tables"]:
-        table.add_row(each["name"], f"{each['restored']:,}")
+        _add(table, each["name"], f"{each['restored']:,}")
     present = f", {found['present']:,} were there already" if found["present"] else ""
     total = Text(f"{found['runs']:,} runs, {found['rows']:,} rows{present}")
     return Group(table, total) if found["tables"] else total
@@ -106,5 +106,10 @@ def columns(*headings: str) -> Table:
     """Return an empty table."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
-        table.add_column(heading, overflow="fold")
+        table.add_column(Text(heading), overflow="fold")
     return table
+
+
+def _add(table: Table, *cells: str) -> None:
+    # As texts: rich takes what stands in square brackets in a plain string for markup.
+    table.add_row(*map(Text, cells))

@@ -34,6 +34,7 @@ ExecStart=
 ExecStart=/opt/airflow/current/bin/airflow scheduler --skip-serve-logs
 Environment=AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL=300
 Environment=AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME=1
+Environment=AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK=True
 """
 # An adoption each 300 s, by a scheduler that must have missed heartbeats for 30 s; and some patience.
 ADOPTED_SECONDS = 400

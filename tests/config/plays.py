@@ -32,7 +32,7 @@ def run(plays: list[dict[str, Any]], directory: Path, environment: str = "lab") 
     command = [
         str(Path(sys.executable).with_name("ansible-playbook")),
         "-i",
-        f"inventories/{environment}",
+        str(ROOT / "inventories" / environment),
         str(playbook),
     ]
     settings = os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_STRATEGY": "linear"}

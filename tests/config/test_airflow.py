@@ -140,6 +140,16 @@ def test_scheduler_under_the_lease_is_kept_and_watched(rendered: dict[str, dict[
     assert watched == ["exec", "mixed", "notify", "5", "SIGKILL"]
 
 
+def test_health_check_is_off_under_a_keeper_and_else_at_the_fleets_address(rendered: dict[str, dict[str, str]]) -> None:
+    assert not _config(rendered["sched1"]["airflow.cfg"]).getboolean("scheduler", "enable_health_check")
+    settings = [
+        re.findall(r"^Environment=AIRFLOW__SCHEDULER__(\S*HEALTH_CHECK\S*)=(\S+)$", rendered[host][unit], re.MULTILINE)
+        for host, unit in (("sched1", "airflow-scheduler.service"), ("sched2", "airflow-scheduler.service"))
+    ]
+    alone = [("ENABLE_HEALTH_CHECK", "True"), ("SCHEDULER_HEALTH_CHECK_SERVER_HOST", "10.77.0.31")]
+    assert settings == [[*alone, ("SCHEDULER_HEALTH_CHECK_SERVER_PORT", "8974")], []]
+
+
 def test_worker_stops_its_main_process_and_waits_longer_than_it_drains(rendered: dict[str, dict[str, str]]) -> None:
     lines = rendered["worker-io1"]["airflow-worker.service"].splitlines()
     assert {"KillMode=mixed", "TimeoutStopSec=150", "OOMPolicy=continue", "Slice=airflow-io.slice"} <= set(lines)

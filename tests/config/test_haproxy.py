@@ -71,6 +71,18 @@ def test_configuration_of_one_server_and_no_scraper_passes(tmp_path: Path, check
     assert "WARNING" not in done.stderr.replace("server state file", ""), done.stderr
 
 
+def test_configuration_behind_two_trusted_proxies_passes(tmp_path: Path, check: Check) -> None:
+    done = check(_render(tmp_path, haproxy_trusted_proxy_addresses=["192.0.2.5", "2001:db8::/64"]))
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_frontend_answers_with_the_same_headers(rendered: Path) -> None:
+    sections = [_section(rendered, f"frontend {name}") for name in ("ui", "execution", "stats")]
+    given = [{line for line in section if line.startswith("http-after-response")} for section in sections]
+    assert len(given[1]) == 6
+    assert given[1] == given[2] == {line for line in given[0] if "txn.proto" not in line}
+
+
 def test_check_refuses_a_broken_configuration(rendered: Path, tmp_path: Path, check: Check) -> None:
     for name in FILES:
         shutil.copy(rendered / name, tmp_path)

@@ -17,6 +17,7 @@ VARIABLES: dict[str, Any] = {
     "airflow_database_port": 5432,
     "airflow_database_name": "airflow",
     "airflow_scheduler_stall_seconds": 45,
+    "airflow_scheduler_keeper_readers": ["10.77.0.1"],
 }
 
 
@@ -28,6 +29,7 @@ def test_keeper_settings_are_read_as_they_were_meant(tmp_path: Path) -> None:
     login = {"host": "10.77.0.51", "port": 5432, "dbname": "airflow", "user": "keeper_sched1", "password": GOOD}
     assert read.database == login
     assert (read.listen_address, read.listen_port) == ("10.77.0.31", 8976)
+    assert read.readers == ("10.77.0.1",)
     assert (read.timing.ttl, read.timing.stall) == (6.0, 45.0)
 
 

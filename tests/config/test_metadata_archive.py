@@ -81,6 +81,10 @@ def test_vacuum_reaches_the_network_for_an_object_store(remote: dict[str, str]) 
     assert "s3:" not in remote["tmpfiles.conf"]
 
 
+def test_lock_that_a_restore_holds_is_no_failure_of_the_night(local: dict[str, str]) -> None:
+    assert "SuccessExitStatus=5" in local["metadata-vacuum.service"].splitlines()
+
+
 def test_calendar_is_one_that_systemd_knows(local: dict[str, str]) -> None:
     calendar = next(line for line in local["metadata-vacuum.timer"].splitlines() if line.startswith("OnCalendar="))
     assert lab(f"systemd-analyze calendar '{calendar.removeprefix('OnCalendar=')}'", "").returncode == 0

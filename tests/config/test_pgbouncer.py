@@ -66,18 +66,22 @@ def test_userlist_carries_verifiers_only(rendered: dict[str, str]) -> None:
     assert [name for name, text in rendered.items() if GOOD in text] == []
 
 
-def test_hba_names_every_address_and_every_user(rendered: dict[str, str]) -> None:
-    rules = {tuple(line.split()) for line in rendered["hba.conf"].splitlines() if line and not line.startswith("#")}
-    assert {rule[:3] for rule in rules} == {("host", "airflow", "airflow,celery"), ("host", "pgbouncer", "monitor")}
-    assert len(rules) == 24
+def test_hba_lets_each_login_in_from_the_machines_that_work_as_it(rendered: dict[str, str]) -> None:
+    rules = [line.split() for line in rendered["hba.conf"].splitlines() if line and not line.startswith("#")]
+    assert {tuple(rule[:2]) for rule in rules if rule[2] != "monitor"} == {("host", "airflow")}
     assert all(rule[3].endswith("/32") and rule[4] == "scram-sha-256" for rule in rules)
+    found = {login: {rule[3] for rule in rules if rule[2] == login} for login in ("airflow", "celery", "monitor")}
+    # The database's own machine, which is the tests' here.
+    [own] = found["monitor"]
+    assert found["airflow"] - {own} == {f"10.77.0.{last}/32" for last in (21, 22, 23, 31, 32)}
+    assert found["celery"] - {own} == {f"10.77.0.{last}/32" for last in (31, 32, 41, 42, 43)}
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "missing": ({"pgbouncer_monitor_password": ""}, "pgbouncer_monitor_password (missing or empty)"),
     "default": ({"vault_postgres_celery_password": "changeme"}, "password of pooled user celery (a default password)"),
     "wildcard": ({"pgbouncer_listen_address": "0.0.0.0"}, "must be an address of this machine"),  # noqa: S104
-    "network": ({"pgbouncer_client_addresses": ["0.0.0.0/0"]}, "(0.0.0.0/0) single addresses"),
+    "network": ({"pgbouncer_monitor_addresses": ["0.0.0.0/0"]}, "0.0.0.0/0) single addresses"),
     "too much": ({"pgbouncer_pool_sizes": {"airflow": 30, "celery": 11}}, "max_connections of 100"),
     "nothing left": ({"postgres_max_connections": 60}, "max_connections of 60"),
     "no pool": ({"pgbouncer_pool_sizes": {"airflow": 30}}, "must name every user of pgbouncer_users"),

@@ -1,6 +1,5 @@
 """PostgreSQL's rendered files, and what its preflight refuses."""
 
-import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,7 +14,6 @@ GOOD = "kR9vX2mQ7tLw4zBa"
 SECRETS: dict[str, Any] = {
     "vault_postgres_airflow_password": f"{GOOD}1",
     "vault_postgres_celery_password": f"{GOOD}2",
-    "vault_postgres_ops_password": f"{GOOD}3",
     "vault_postgres_monitor_password": f"{GOOD}4",
     "vault_postgres_scheduler_passwords": {"sched1": f"{GOOD}5", "sched2": f"{GOOD}6"},
     "vault_postgres_keeper_passwords": {"sched1": f"{GOOD}7", "sched2": f"{GOOD}8"},
@@ -67,14 +65,17 @@ def _check(config: Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_hba_lets_in_the_fleet_and_nobody_else(rendered: dict[str, str]) -> None:
+def test_hba_lets_each_login_in_from_the_machines_that_work_as_it(rendered: dict[str, str]) -> None:
     rules = [line.split() for line in rendered["pg_hba.conf"].splitlines() if line and not line.startswith("#")]
     remote = [rule for rule in rules if rule[0] == "host"]
-    assert len(remote) == 12
     assert {rule[1] for rule in remote} == {"airflow"}
-    own = ",".join(f'"{kind}_{host}"' for kind in ("scheduler", "keeper") for host in ("sched1", "sched2"))
-    assert {rule[2] for rule in remote} == {f"airflow,celery,ops,monitor,{own}"}
-    assert all(re.fullmatch(r"10\.77\.0\.\d+/32", rule[3]) for rule in remote)
+    # The first is the database's own machine, which is the tests' here.
+    assert remote[0][2] == "airflow,celery,monitor"
+    assert {rule[3].removesuffix("/32"): rule[2] for rule in remote[2:]} == {
+        "10.77.0.31": '"scheduler_sched1","keeper_sched1"',
+        "10.77.0.32": '"scheduler_sched2","keeper_sched2"',
+    }
+    assert remote[1][2:4] == ["airflow", "10.77.0.31/32"]
     assert {rule[-1] for rule in rules} == {"scram-sha-256", "peer"}
     assert [rule for rule in rules if rule[-1] == "peer"] == [
         ["local", "all", "postgres", "peer"],
@@ -84,11 +85,11 @@ def test_hba_lets_in_the_fleet_and_nobody_else(rendered: dict[str, str]) -> None
 
 def test_no_rendered_file_carries_a_password(rendered: dict[str, str]) -> None:
     assert [name for name, text in rendered.items() if GOOD in text] == []
-    assert rendered["roles.sql"].count("SCRAM-SHA-256$4096:") == 8
+    assert rendered["roles.sql"].count("SCRAM-SHA-256$4096:") == 7
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "missing": ({"vault_postgres_ops_password": None}, "postgres_ops_password (missing or empty)"),
+    "missing": ({"vault_postgres_monitor_password": None}, "postgres_monitor_password (missing or empty)"),
     "default": ({"postgres_airflow_password": "changeme"}, "postgres_airflow_password (a default password)"),
     "short": ({"postgres_celery_password": "kR9vX2mQ"}, "postgres_celery_password (shorter than 16 characters)"),
     "scheduler": (
@@ -104,7 +105,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "password of keeper_sched1 (missing or empty)",
     ),
     "wildcard": ({"postgres_listen_address": "0.0.0.0"}, "must be an address of this machine"),  # noqa: S104
-    "network": ({"postgres_client_addresses": ["10.77.0.0/24"]}, "10.77.0.0/24) single addresses"),
+    "network": ({"postgres_monitor_addresses": ["10.77.0.0/24"]}, "must be an address of this machine and postgres_"),
+    "scheduler's": ({"postgres_scheduler_addresses": {"sched1": "sched1"}}, "sched1) single addresses"),
     "memory": ({"postgres_memory_mb": 512}, "postgres_max_connections is 100"),
     "disk": ({"postgres_disk_kind": "tape"}, "postgres_disk_kind tape"),
 }

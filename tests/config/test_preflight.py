@@ -145,6 +145,37 @@ def test_empty_inventory_is_refused(hosts: Inventory, refuse: Refuse) -> None:
     assert "The inventory has no host in fleet, lb, database" in refuse()
 
 
+def test_worker_in_two_pools_is_refused(hosts: Inventory, refuse: Refuse) -> None:
+    pools(hosts)["worker_memory"]["hosts"]["cpu1"] = {}
+    said = refuse()
+    assert "these have several: cpu1 (worker_cpu, worker_memory)." in said
+    assert "airflow_worker_queues" in said
+
+
+def test_host_in_two_tiers_is_refused(hosts: Inventory, refuse: Refuse) -> None:
+    hosts["fleet"]["children"]["lb"]["hosts"]["web1"] = {}
+    hosts["fleet"]["children"]["broker"]["hosts"]["pg1"] = {}
+    said = refuse()
+    assert "web1 (lb, web)" in said
+    assert "pg1 (database, broker)" in said
+
+
+def test_host_without_a_tier_is_refused(hosts: Inventory, refuse: Refuse) -> None:
+    hosts["fleet"]["children"]["airflow"]["hosts"] = {"idle1": {"ansible_host": "127.0.2.1"}}
+    assert "idle1: in the inventory, but in no group that says what for." in refuse()
+
+
+def test_host_outside_the_fleet_is_refused(hosts: Inventory, refuse: Refuse) -> None:
+    hosts["lb"] = hosts["fleet"]["children"].pop("lb")
+    assert "lb1: in a group of the fleet, but not in the group fleet itself." in refuse()
+
+
+@pytest.mark.parametrize(("tier", "first"), [("database", "pg1"), ("broker", "mq1"), ("share", "nfs1")])
+def test_second_host_that_would_not_be_used_is_refused(hosts: Inventory, refuse: Refuse, tier: str, first: str) -> None:
+    hosts["fleet"]["children"][tier]["hosts"]["second"] = {"ansible_host": "127.0.2.1"}
+    assert f"{tier} has {first}, second: the fleet would use {first} alone." in refuse()
+
+
 def test_address_of_two_hosts_is_refused(hosts: Inventory, refuse: Refuse) -> None:
     web = hosts["fleet"]["children"]["airflow"]["children"]["web"]["hosts"]
     web["web2"]["ansible_host"] = web["web1"]["ansible_host"]

@@ -73,6 +73,7 @@ MUTATIONS: dict[str, tuple[type[p.Protocol], frozenset[str]]] = {
     "the lease is given back before the scheduler is dead": (GivesBackBeforeTheSchedulerIsDead, NOTHING),
     "one epoch starts two schedulers": (StartsTwiceInOneEpoch, NOTHING),
     "the login is asked back before the scheduler is dead": (AsksTheLoginBackTooEarly, NOTHING),
+    "a keeper hangs up on a call that failed": (p.Protocol, frozenset({"hang up"})),
     "a scheduler outlives its keeper": (p.Protocol, frozenset({"orphan"})),
     "acquire() does not raise the epoch": (p.Protocol, frozenset({"epoch"})),
     "acquire() does not wait for the lease to expire": (p.Protocol, frozenset({"expiry"})),

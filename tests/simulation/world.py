@@ -17,6 +17,7 @@ from tests.simulation.database import Database, Session
 HOSTS = ("a", "b")
 FAULTS_UNTIL = 14.0
 PEACE_SECONDS = 45.0
+LOCK_TIMEOUT_SECONDS = 1.0
 TIMING = p.Timing(poll=0.5, start=8.0, stall=5.0, drain=4.0)
 
 
@@ -49,6 +50,8 @@ class Host:
     cut_off: bool = False
     life: int = 0
     session: Session | None = None
+    # The session of a call that was given up, kept until another one has brought an answer.
+    left: Session | None = None
     # When the last request of this host's keeper arrives: what it closes later arrives after it.
     in_transit_until: float = 0.0
     call: int = 0
@@ -67,11 +70,12 @@ class World:
         self.time = 0.0
         self.events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self.order = itertools.count()
-        # A calm schedule knows no fault but an operator; every schedule is calm in the end.
+        # A calm schedule knows no fault but operators and slow commits; every schedule is calm in the end.
         self.calm = self.calm_now = self.random.random() < 0.1
         speed = self.random.uniform(0.99, 1.01)
         self.database = Database(lambda: self.time * speed + 1000, HOSTS, broken)
         self.database_up = True
+        self.locked_until = 0.0
         self.expiry: dict[int, float] = {}
         self.began = 0
         self.writes: list[tuple[float, int]] = []
@@ -116,10 +120,10 @@ class World:
     def plan_faults(self) -> None:
         kinds = (
             self.crash_keeper, self.kill_child, self.power_off, self.pause, self.partition, self.restart_database,
-            self.hang_child, self.ask_hand_over, self.cut_session,
+            self.hang_child, self.ask_hand_over, self.cut_session, self.lock_lease,
         )  # fmt: skip
         for _ in range(self.random.randint(1, 5)):
-            kind = self.ask_hand_over if self.calm else self.random.choice(kinds)
+            kind = self.random.choice((self.ask_hand_over, self.lock_lease) if self.calm else kinds)
             self.at(self.random.uniform(1.5, FAULTS_UNTIL), kind, self.hosts[self.random.choice(HOSTS)])
 
     def heal(self) -> None:
@@ -135,6 +139,8 @@ class World:
         self.bury(host)
         if host.session:
             self.hang_up(host, host.session)
+        if host.left:
+            self.hang_up(host, host.left)
         self.at(self.random.uniform(1, 4), self.boot, host)
 
     def power_off(self, host: Host) -> None:
@@ -203,8 +209,12 @@ class World:
         self.database_up = True
         self.database.restart()
 
+    def lock_lease(self, _: Host) -> None:
+        """Somebody else's transaction holds the lease's row, or a renewal's commit waits for the disk."""
+        self.locked_until = max(self.locked_until, self.time + self.random.uniform(0.5, 2.0))
+
     def ask_hand_over(self, host: Host) -> None:
-        if self.database_up and self.database.hand_over(host.name):
+        if self.database_up and self.time >= self.locked_until and self.database.hand_over(host.name):
             self.hand_overs += 1
             self.notify()
 
@@ -231,7 +241,7 @@ class World:
     def boot(self, host: Host) -> None:
         if host.protocol is not None:
             return
-        host.protocol, host.session = self.protocol_class(TIMING), None
+        host.protocol, host.session, host.left = self.protocol_class(TIMING), None, None
         host.call += 1
         self.tell(host, host.life, p.Tick())
 
@@ -297,9 +307,11 @@ class World:
             host.waiting.append(lambda: self.give_up(host, life, number))
             return
         host.call += 1
-        if host.session:
+        if host.session and (host.left or "hang up" in self.broken):
             self.hang_up(host, host.session)
-            host.session = None
+        elif host.session:
+            host.left = host.session
+        host.session = None
         self.tell(host, life, p.Failed())
 
     def serve(self, host: Host, life: int, number: int, call: p.Call, session: Session | None) -> None:
@@ -308,10 +320,20 @@ class World:
             self.send(host, self.give_up, host, life, number)
             return
         session = session or self.database.open_session(host.name, None)
+        if call.verb is not p.Verb.ACQUIRE and self.time < self.locked_until:
+            self.wait_for_lock(host, life, number, call, session)
+            return
         if call.verb is p.Verb.FENCE:
             self.fence(host, life, number, call, session)
             return
         self.answer(host, life, number, session, self.execute(call, session))
+
+    def wait_for_lock(self, host: Host, life: int, number: int, call: p.Call, session: Session) -> None:
+        if self.locked_until - self.time <= LOCK_TIMEOUT_SECONDS:
+            self.at(self.locked_until - self.time, self.serve, host, life, number, call, session)
+        else:
+            # An error is an answer too, but brings the keeper no further.
+            self.at(LOCK_TIMEOUT_SECONDS, self.send, host, self.give_up, host, life, number)
 
     def answer(self, host: Host, life: int, number: int, session: Session, answer: dict[str, Any]) -> None:
         self.send(host, self.hear, host, life, number, session, answer)
@@ -326,6 +348,9 @@ class World:
             return
         host.call += 1
         host.session = session
+        if host.left:
+            self.hang_up(host, host.left)
+            host.left = None
         self.tell(host, life, p.Answered(answer))
 
     def execute(self, call: p.Call, session: Session) -> dict[str, Any]:
@@ -333,7 +358,9 @@ class World:
         match call.verb:
             case p.Verb.ACQUIRE:
                 before, holder = database.lease, database.lease.holder_session
-                answer = database.acquire(session, TIMING.ttl, willing=call.willing)
+                # A row that is locked is skipped.
+                willing = call.willing and self.time >= self.locked_until
+                answer = database.acquire(session, TIMING.ttl, willing=willing)
                 if answer["granted"]:
                     if database.granted[:-1] and database.granted[-2] >= answer["epoch"]:
                         raise BrokenError(f"epochs: {answer['epoch']} was given again")

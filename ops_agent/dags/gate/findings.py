@@ -23,17 +23,21 @@ FIXES = {
     "hangs": "move what waits into a task: a DAG file only describes",
     "import": "repair the file; it fails in the same way with: python FILE",
     "invalid-schedule": "use a cron expression, a preset, a timedelta or a timetable",
-    "memory": "load data inside a task, not while the file is imported",
+    "memory": "load data inside a task, and keep none in the file",
+    "name": "rename the file; what is shown as \\x.. or \\n is no printable character of UTF-8",
     "no-dags": "name the directory that holds the DAG files",
+    "pool-slots": "take fewer pool_slots, or give the pool more before the deploy",
     "output": "remove the print; DAG files are imported again every few seconds",
     "slow": "move work and heavy imports into the tasks that need them",
-    "symlink": "replace the link by what it points to: a release holds nothing from outside of it",
+    "symlink": "replace the link by what it points to: a release holds nothing from outside of it, and nothing twice",
     "top-level-database": "open connections inside a task; while a file is imported there is no database",
     "top-level-metadata": "read it inside a task, or by a template such as {{ var.value.KEY }}",
     "top-level-network": "call it inside a task: the file is imported every few seconds on every scheduler host",
     "top-level-process": "start programs inside a task",
     "unknown-pool": "use a pool that exists, or create this one before the deploy",
     "unknown-queue": "use a queue that some worker pool of the fleet takes tasks from",
+    "unreadable": "let everybody read it: chmod a+rX",
+    "unstorable": "shorten it, or take it out: nothing of this file could be stored in the metadata database",
     "unstable": "use a fixed value: what changes with every import makes a new DAG version each time",
     "waiver": "write: # airfleet: waive RULE because REASON",
     # The policy's own
@@ -70,6 +74,7 @@ class Task:
     operator: str
     queue: str
     pool: str
+    pool_slots: int
     owner: str
     retries: int
     has_timeout: bool

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
+from ops_agent.dags.gate import stored
 from ops_agent.dags.gate.findings import Dag, Finding, Imported, Severity, Task
 from ops_agent.dags.gate.guard import MARK, Guard
 from ops_agent.dags.gate.places import frames, names
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 BUNDLE = "fleet"
+_SHOWN = 60
 # What differs between two imports of the same file: addresses, and the module's name, which has the path's digest.
 _VOLATILE = re.compile(r" at 0x[0-9a-f]+|unusual_prefix_[0-9a-f]{40}_")
 _NO_DATABASE = ("database access via the ORM", "Database access is disabled", "Access to the Airflow Metadatabase")
@@ -58,15 +60,18 @@ def _load(path: Path, tree: Path, source: str) -> tuple[list[Dag], list[Finding]
     result = importer.import_file(path, bundle_path=tree, bundle_name=BUNDLE, safe_mode=True)
     findings = [_broken(file, error.stacktrace or error.message, str(tree)) for error in result.errors]
     dags = []
-    for dag in sorted(result.dags, key=lambda dag: str(dag.dag_id)):
-        line = names(source).get(dag.dag_id, 1)
+    # A DAG's hash covers its tasks, so the importer's set has one that was added to meanwhile twice.
+    once = {id(dag): dag for dag in result.dags}.values()
+    for dag in sorted(once, key=lambda dag: str(dag.dag_id)):
         try:
             dag.validate()
             _validate_executor_fields(dag)
             bag.bag_dag(dag)
-            dags.append(_facts(dag, tree, file, source))
+            data, back = _stored(dag)
+            findings += _unstorable(back, data, file, source)
+            dags.append(_facts(dag, data, tree, file, source))
         except Exception as error:  # noqa: BLE001
-            findings.append(_refused(file, line, dag.dag_id, error))
+            findings.append(_refused(file, _line(source, dag.dag_id), dag.dag_id, error))
     return dags, findings
 
 
@@ -84,6 +89,18 @@ def _refused(file: str, line: int, dag_id: str, error: Exception) -> Finding:
     return Finding(file, line, _rule(reason), f"DAG {dag_id}: {reason}", dag_id=dag_id)
 
 
+def _unstorable(dag: Any, data: dict[str, Any], file: str, source: str) -> Iterator[Finding]:
+    for task_id, text in stored.misfits(dag, data):
+        name = dag.dag_id if len(dag.dag_id) <= _SHOWN else f"{dag.dag_id[:_SHOWN]}..."
+        whose = f"task {task_id} of {name}" if task_id else f"DAG {name}"
+        yield Finding(file, _line(source, dag.dag_id, task_id), "unstorable", f"{whose}: {text}", dag_id=dag.dag_id)
+
+
+def _line(source: str, dag_id: str, task_id: str = "") -> int:
+    lines = names(source)
+    return lines.get(task_id.rpartition(".")[2] if task_id else dag_id, lines.get(dag_id, 1))
+
+
 def _rule(reason: str) -> str:
     exception = reason.partition(":")[0].rpartition(".")[2]
     rules = {
@@ -98,26 +115,27 @@ def _rule(reason: str) -> str:
     return rules.get(exception, "import")
 
 
-def _facts(dag: Any, tree: Path, file: str, source: str) -> Dag:
+def _stored(dag: Any) -> tuple[dict[str, Any], Any]:
+    """Return the DAG as it is stored, and as the scheduler reads it back: what it cannot read is an error there."""
     from airflow.serialization.serialized_objects import DagSerialization  # noqa: PLC0415
 
     data = DagSerialization.to_dict(dag)
-    # The scheduler reads it back: what it cannot read is an import error there.
-    DagSerialization.from_dict(json.loads(json.dumps(data)))
+    return data, DagSerialization.from_dict(json.loads(json.dumps(data)))
+
+
+def _facts(dag: Any, data: dict[str, Any], tree: Path, file: str, source: str) -> Dag:
     described = data["dag"]
     for volatile in ("fileloc", "relative_fileloc", "_processor_dags_folder"):
         described.pop(volatile, None)
     serialized = {raw["__var"]["task_id"]: raw for raw in described.pop("tasks")}
-    lines = names(source)
-    line = lines.get(dag.dag_id, 1)
     tasks = tuple(
-        _task(task, serialized[task_id], tree, lines.get(task_id.rpartition(".")[2], line))
+        _task(task, serialized[task_id], tree, _line(source, dag.dag_id, task_id))
         for task_id, task in sorted(dag.task_dict.items())
     )
     return Dag(
         dag_id=dag.dag_id,
         file=file,
-        line=line,
+        line=_line(source, dag.dag_id),
         schedule=str(getattr(dag.timetable, "summary", None) or dag.schedule),
         catchup=bool(dag.catchup) and bool(getattr(dag.timetable, "can_be_scheduled", True)),
         tags=tuple(sorted(dag.tags)),
@@ -135,6 +153,7 @@ def _task(task: Any, serialized: Any, tree: Path, line: int) -> Task:
         operator=task.task_type,
         queue=task.queue,
         pool=task.pool,
+        pool_slots=int(task.pool_slots or 1),
         owner=task.owner,
         retries=int(task.retries or 0),
         has_timeout=task.execution_timeout is not None,

@@ -57,15 +57,14 @@ def run(arguments: argparse.Namespace) -> int:
 def judge(root: Path, chosen: policy.Policy, limits: workers.Limits) -> Report:
     """Import every DAG file of the tree and apply the rules."""
     started = time.monotonic()
-    broken = list(tree.check(root))
-    # A file behind a link that leaves the tree is not part of it.
-    files = [path for path in tree.dag_files(root) if path.resolve().is_relative_to(root)]
+    files, unlistable = tree.dag_files(root)
+    broken = sorted({*tree.check(root), *unlistable})
     airflow_home.warm(files)
     # Shared modules are compiled once, and the tree stays as it is.
     sys.pycache_prefix = os.environ["AIRFLOW_HOME"] + "/pycache"
     imports = sorted(workers.run(files, root, limits, import_file), key=lambda done: done.file)
     findings, waived = rules.judge(imports, chosen)
-    if not any(done.dags for done in imports) and not findings:
+    if not any(done.dags for done in imports) and not findings and not unlistable:
         broken.append(Finding(".", 1, "no-dags", f"no DAG in {len(files) or 'any'} of its files"))
     return Report(
         airflow=version("apache-airflow-core"),
@@ -84,7 +83,7 @@ def _policy(arguments: argparse.Namespace, root: Path) -> policy.Policy:
     chosen = policy.load(arguments.policy or root / policy.FILE)
     known = json.loads(arguments.options)
     # What the fleet has counts, not what a file says it has.
-    pools, queues = (frozenset(known[name]) if known.get(name) else None for name in ("pools", "queues"))
+    pools, queues = policy.pools(known.get("pools")), frozenset(known.get("queues") or ())
     chosen = replace(chosen, pools=pools or chosen.pools, queues=queues or chosen.queues)
     return replace(chosen, default_queue=known.get("default_queue") or chosen.default_queue)
 

@@ -14,7 +14,7 @@ def names(source: str) -> dict[str, int]:
     """Return the first line of each string constant and function of the source; empty if it does not parse."""
     try:
         tree = ast.parse(source)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return {}
     found: dict[str, int] = {}
     for node in ast.walk(tree):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -52,8 +53,8 @@ class Policy:
 
     severities: Mapping[str, Severity] = field(default_factory=lambda: dict(_BUILT_IN))
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    # None: not known here, so nothing is compared.
-    pools: frozenset[str] | None = None
+    # None: not known here, so nothing is compared. A pool's value is how many slots it has; below 0 is without limit.
+    pools: Mapping[str, int | None] | None = None
     queues: frozenset[str] | None = None
     default_queue: str | None = None
 
@@ -66,11 +67,14 @@ def load(path: Path) -> Policy:
     """Read a policy file; one that does not exist is the default. Raises PolicyError."""
     import yaml  # noqa: PLC0415
 
-    if not path.exists():
+    if not os.path.lexists(path):
         return Policy()
+    if not path.is_file():
+        # To open a pipe is to wait for ever.
+        raise PolicyError(f"{path.name}: no regular file")
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError) as error:
         raise PolicyError(f"{path.name}: {' '.join(str(error).split())}") from None
     return parse(raw, path.name)
 
@@ -80,16 +84,36 @@ def parse(raw: Any, name: str = FILE) -> Policy:
     if not isinstance(raw, Mapping) or not set(raw) <= {"rules", "pools", "queues", "default_queue"}:
         raise PolicyError(f"{name}: only rules, pools, queues and default_queue may stand at the top")
     severities, settings = dict(_BUILT_IN), {}
-    for rule, given in (raw.get("rules") or {}).items():
+    rules = raw.get("rules") or {}
+    if not isinstance(rules, Mapping):
+        raise PolicyError(f"{name}: rules is a mapping of a rule to its settings")
+    for rule, given in rules.items():
         if rule not in _RULES:
             raise PolicyError(f"{name}: {rule!r} is no rule of a policy; there are: {', '.join(sorted(_RULES))}")
+        if not isinstance(given or {}, Mapping):
+            raise PolicyError(f"{name}: {rule}: its settings are a mapping, not {given!r}")
         options = dict(given or {})
         try:
             severities[rule] = Severity(options.pop("severity", severities.get(rule, Severity.ERROR)))
         except ValueError:
             raise PolicyError(f"{name}: {rule}: severity is error or warning") from None
         settings[rule] = _options(name, rule, options)
-    return Policy(severities, settings, _names(raw, "pools"), _names(raw, "queues"), raw.get("default_queue"))
+    queues = pools(raw.get("queues"), f"{name}: queues")
+    default_queue = raw.get("default_queue")
+    if not isinstance(default_queue, str | None):
+        raise PolicyError(f"{name}: default_queue is the name of a queue")
+    known = pools(raw.get("pools"), f"{name}: pools")
+    return Policy(severities, settings, known, None if queues is None else frozenset(queues), default_queue)
+
+
+def pools(given: Any, where: str = "pools") -> dict[str, int | None] | None:
+    """Return the slots of each pool by its name; None for those of a list of names, whose slots are not known."""
+    if given is None:
+        return None
+    named = given if isinstance(given, Mapping) else dict.fromkeys(given if isinstance(given, list) else (given,))
+    if not all(isinstance(name, str) and isinstance(slots, int | None) for name, slots in named.items()):
+        raise PolicyError(f"{where} is a list of names, or a mapping of each name to its slots")
+    return dict(named)
 
 
 def _options(name: str, rule: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -105,7 +129,3 @@ def _options(name: str, rule: str, options: dict[str, Any]) -> dict[str, Any]:
     except re.error as error:
         raise PolicyError(f"{name}: {rule}: pattern: {error}") from None
     return options
-
-
-def _names(raw: Mapping[str, Any], key: str) -> frozenset[str] | None:
-    return None if raw.get(key) is None else frozenset(raw[key])

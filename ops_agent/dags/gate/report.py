@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from ops_agent.dags.gate.waivers import Waiver
 
 FORMAT = 1
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Report:
         warnings = len(self.findings) - len(self.errors)
         found = f"{_count(len(self.errors), 'error')}, {_count(warnings, 'warning')}"
         lines.append(f"{len(self.files)} files, {len(self.dags)} DAGs, {found} in {self.seconds:.1f} s")
-        return "\n".join(lines) + "\n"
+        return _printable("\n".join(lines)) + "\n"
 
     def as_junit(self) -> str:
         """Return JUnit's XML: a test case for each file; errors are failures, warnings its output."""
@@ -83,7 +85,12 @@ class Report:
                     out = ET.SubElement(case, "system-out") if out is None else out
                     out.text = (out.text or "") + f"warning: {text}\n"
         ET.indent(suite)
-        return ET.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
+        return _printable(ET.tostring(suite, encoding="unicode", xml_declaration=True)) + "\n"
+
+
+def _printable(text: str) -> str:
+    """Write as an escape what neither a terminal nor XML takes; a DAG's id may hold it."""
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def _count(number: int, noun: str) -> str:

@@ -66,6 +66,11 @@ def unknown_places(dag: Dag, policy: Policy) -> Iterator[Finding]:
             if known is not None and name not in known:
                 text = f"{_named(tasks)} of {dag.dag_id}: no {kind} {name!r}; there are: {', '.join(sorted(known))}"
                 yield Finding(dag.file, tasks[0].line, rule, text, dag_id=dag.dag_id)
+    for name, tasks in _by(dag.tasks, "pool").items():
+        slots = (policy.pools or {}).get(name)
+        if slots is not None and slots >= 0 and (greedy := [task for task in tasks if task.pool_slots > slots]):
+            text = f"{_named(greedy)} of {dag.dag_id}: {greedy[0].pool_slots} slots of pool {name!r}, which has {slots}"
+            yield Finding(dag.file, greedy[0].line, "pool-slots", text, dag_id=dag.dag_id)
 
 
 def own_rules(dag: Dag, policy: Policy) -> Iterator[Finding]:

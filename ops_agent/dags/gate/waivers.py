@@ -91,11 +91,12 @@ def apply(findings: Iterable[Finding], waivers: Sequence[Waiver]) -> tuple[list[
 
 
 def _comments(source: str) -> list[tuple[int, str]]:
-    if "airfleet:" not in source:
+    # At a NUL the tokenizer ends with a SystemError; nobody can import such a file.
+    if "airfleet:" not in source or "\0" in source:
         return []
     try:
         tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
-    except (tokenize.TokenError, SyntaxError):
+    except (tokenize.TokenError, SyntaxError, ValueError):
         # The import says what is wrong with such a file.
         return []
     comments = [token for token in tokens if token.type == tokenize.COMMENT]

@@ -85,7 +85,7 @@ class _Child:
         if timed_out or "Timeout (" in trace or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU):
             rule, text = "hangs", f"its import is not over after {self.limits.seconds:g} s"
         elif os.WIFSIGNALED(status):
-            text = f"its import was killed by {signal.Signals(os.WTERMSIG(status)).name}"
+            text = f"its import was killed by {_signal(os.WTERMSIG(status))}"
         return Imported(file, 0.0, findings=(Finding(file, line, rule, text),), source=_source(self.path))
 
 
@@ -171,8 +171,17 @@ def _read(descriptor: int) -> bytes:
         return stream.read()
 
 
+def _signal(number: int) -> str:
+    # Of the real-time signals the first and the last alone have names.
+    return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+
+
 def _source(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace") if path.suffix == ".py" else ""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace") if path.suffix == ".py" else ""
+    except OSError:
+        # Its own import may have removed it.
+        return ""
 
 
 def _kill_group(leader: int) -> None:

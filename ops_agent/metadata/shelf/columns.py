@@ -8,9 +8,8 @@ takes back. The session must have `SESSION` set, or the text of an interval or a
 from __future__ import annotations
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from ops_agent.metadata.shelf.manifest import ROOT_COLUMN, ArchiveError, Column, Table
+from ops_agent.metadata.shelf.manifest import ROOT_COLUMN, Column, Table
 
 SESSION = {
     "TimeZone": "UTC",
@@ -32,9 +31,6 @@ _EXACT = {
     "date": pa.date32(),
 }
 _BINARY = "bytea"
-# 4714-11-24 BC, PostgreSQL's earliest, in days and microseconds from 1970.
-_FIRST_DAY = -2_440_588
-_DAY_MICROSECONDS = 86_400_000_000
 
 
 def encoding(pg_type: str) -> str:
@@ -55,22 +51,8 @@ def expressions(table: Table, alias: str) -> list[str]:
 
 
 def checked(table: Table, rows: pa.RecordBatch) -> pa.Table:
-    """Give rows as the driver read them, the root's key first, the schema of the data files.
-
-    Raises ArchiveError for a value that its Arrow type does not have (`infinity` as a time): the driver wraps it round
-    to one before PostgreSQL's first day.
-    """
+    """Give rows as the driver read them, the root's key first, the schema of the data files."""
     found = pa.Table.from_batches([rows]).rename_columns([ROOT_COLUMN, *(column.name for column in table.columns)])
-    for column in table.columns:
-        kind = found.schema.field(column.name).type
-        first = _FIRST_DAY if pa.types.is_date(kind) else _FIRST_DAY * _DAY_MICROSECONDS
-        if not pa.types.is_temporal(kind):
-            continue
-        earliest = pc.min(found.column(column.name).cast(pa.int32() if pa.types.is_date(kind) else pa.int64())).as_py()
-        if earliest is not None and earliest < first:
-            raise ArchiveError(
-                f"table {table.name} has a {column.name} that cannot be archived: infinity, or beyond the year 294246"
-            )
     wanted = schema(table)
     return found.replace_schema_metadata() if found.schema.types == wanted.types else found.cast(wanted)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ops_agent.metadata.shelf import times
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -40,6 +42,8 @@ def texts(values: Any, column: Column) -> Any:
         return pa.array(
             [None if each is None else rf"\x{each.hex()}" for each in values.to_pylist()], pa.large_string()
         )
+    if times.unusual(values):
+        return pa.array(times.texts(values), pa.large_string())
     if pa.types.is_timestamp(values.type) and values.type.tz:
         # Arrow looks its zone up for each value, and all of them are in UTC.
         plain = values.cast(pa.timestamp(values.type.unit)).cast(pa.large_string())

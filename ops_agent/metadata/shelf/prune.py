@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from ops_agent.metadata.shelf.manifest import RUNNING, ArchiveError
@@ -26,7 +26,7 @@ def older_than(archives: Sequence[Archive], seconds: float, now: datetime | None
     chosen = []
     for archive in archives:
         manifest = archive.manifest()
-        old = now - datetime.fromisoformat(manifest.created_at) > timedelta(seconds=seconds)
+        old = (now - datetime.fromisoformat(manifest.created_at)).total_seconds() > seconds
         if manifest.state == PRUNING or (old and manifest.state != RUNNING):
             chosen.append(archive)
     return chosen
@@ -37,7 +37,8 @@ def remove(archive: Archive) -> None:
     manifest = archive.manifest()
     if manifest.state == RUNNING:
         raise ArchiveError(
-            f"archive {archive.archive_id} belongs to a vacuum that has not ended; type ops vacuum, which settles it"
+            f"archive {archive.archive_id} belongs to a vacuum that has not ended;"
+            f" type ops vacuum --archive-to {archive.store.url}, which settles it"
         )
     archive.write(dataclasses.replace(manifest, state=PRUNING))
     for part in ("data", "batches", ""):

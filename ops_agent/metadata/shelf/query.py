@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from typing import TYPE_CHECKING, Any
 
+from ops_agent.metadata.shelf import times
 from ops_agent.metadata.shelf.manifest import DONE, ROOT_COLUMN, ArchiveError
 
 if TYPE_CHECKING:
@@ -41,10 +42,12 @@ def query(archives: Sequence[Archive], sql: str) -> Iterator[dict[str, Any]]:
         reader = connection.sql(sql).to_arrow_reader(_BATCH_ROWS)
         yield {"columns": reader.schema.names}
         for rows in reader:
-            values = [[_plain(value) for value in column.to_pylist()] for column in rows.columns]
+            values = [_values(column) for column in rows.columns]
             yield {"rows": [list(row) for row in zip(*values, strict=True)]}
     except duckdb.Error as error:
         raise ArchiveError(f"the query cannot be answered: {error}") from error
+    except OverflowError as error:
+        raise ArchiveError("a time before the year 1 or after 9999 is inside of a list or struct: unnest it") from error
     finally:
         connection.close()
         spool.cleanup()
@@ -88,6 +91,12 @@ def _close(connection: Any, locations: Sequence[str]) -> None:
     quoted = ", ".join("'" + location.replace("'", "''") + "'" for location in locations)
     connection.execute(f"SET allowed_paths = [{quoted}]; SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
+
+
+def _values(column: Any) -> list[object]:
+    if times.unusual(column):
+        return list(times.texts(column))
+    return [_plain(value) for value in column.to_pylist()]
 
 
 def _plain(value: object) -> object:

@@ -57,6 +57,20 @@ def open_store(url: str) -> Store:
     return ObjectStore(url)
 
 
+@contextlib.contextmanager
+def reaching(url: str) -> Iterator[None]:
+    """Raise OSError that names the store for whatever its library raises: botocore's and aiohttp's errors are not.
+
+    FileNotFoundError stays what it is.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{url}: {error}") from error
+    except Exception as error:
+        raise OSError(f"{url}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+
+
 class Directory:
     """A directory of this host."""
 
@@ -132,10 +146,11 @@ class ObjectStore:
         """Files are made in `spool` (the system's directory for temporary files), then uploaded."""
         import fsspec  # noqa: PLC0415 - hosts without an archive engine have none
 
-        filesystem, self._root = fsspec.core.url_to_fs(url)
-        self._filesystem: Any = filesystem
-        self._spool = spool
         self.url = url.rstrip("/")
+        self._spool = spool
+        with reaching(self.url):
+            filesystem, self._root = fsspec.core.url_to_fs(url)
+        self._filesystem: Any = filesystem
 
     @property
     def filesystem(self) -> Any:
@@ -144,13 +159,15 @@ class ObjectStore:
 
     def read(self, path: str) -> bytes:
         """Download it."""
-        content: bytes = self._filesystem.cat_file(self._path(path))
+        with reaching(self.url):
+            content: bytes = self._filesystem.cat_file(self._path(path))
         return content
 
     def write(self, path: str, content: bytes) -> None:
         """Upload it."""
-        self._filesystem.pipe_file(self._path(path), content)
-        self._filesystem.invalidate_cache()
+        with reaching(self.url):
+            self._filesystem.pipe_file(self._path(path), content)
+            self._filesystem.invalidate_cache()
 
     @contextlib.contextmanager
     def staged(self, path: str) -> Iterator[Path]:
@@ -160,24 +177,27 @@ class ObjectStore:
 
     def publish(self, staged: Path, path: str) -> None:
         """Upload it."""
-        self._filesystem.put_file(str(staged), self._path(path))
-        self._filesystem.invalidate_cache()
+        with reaching(self.url):
+            self._filesystem.put_file(str(staged), self._path(path))
+            self._filesystem.invalidate_cache()
 
     def remove(self, path: str) -> None:
         """Remove an object or all below a prefix."""
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError), reaching(self.url):
             self._filesystem.rm(self._path(path), recursive=True)
         self._filesystem.invalidate_cache()
 
     def list(self, directory: str) -> Sequence[str]:
         """Every object below the prefix."""
         prefix = self._root.rstrip("/") + "/"
-        return sorted(path.removeprefix(prefix) for path in self._filesystem.find(self._path(directory)))
+        with reaching(self.url):
+            return sorted(path.removeprefix(prefix) for path in self._filesystem.find(self._path(directory)))
 
     def directories(self) -> Sequence[str]:
         """Return the first parts of its prefixes."""
         try:
-            entries = self._filesystem.ls(self._root, detail=True)
+            with reaching(self.url):
+                entries = self._filesystem.ls(self._root, detail=True)
         except FileNotFoundError:
             return []
         return sorted(Path(entry["name"]).name for entry in entries if entry["type"] == "directory")

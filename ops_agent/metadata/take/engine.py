@@ -16,7 +16,18 @@ from typing import TYPE_CHECKING, Any
 
 from ops_agent.metadata import lock, session
 from ops_agent.metadata.shelf import manifest
-from ops_agent.metadata.shelf.manifest import CLOSED, COMPLETE, DONE, RUNNING, Archive, Batch, Manifest, Table
+from ops_agent.metadata.shelf.manifest import (
+    CLOSED,
+    COMPLETE,
+    DONE,
+    RUNNING,
+    Archive,
+    ArchiveError,
+    Batch,
+    Manifest,
+    Table,
+)
+from ops_agent.metadata.shelf.store import open_store
 from ops_agent.metadata.take import catalog, graph, maintain, policy, settle
 from ops_agent.metadata.take.batches import Piece, Source
 from ops_agent.metadata.take.move import Common, Moved, Mover, Numbers, Outcome
@@ -28,6 +39,7 @@ if TYPE_CHECKING:
 
     import psycopg
 
+    from ops_agent.metadata.places import Places
     from ops_agent.metadata.shelf.store import Store
     from ops_agent.metadata.take.policy import Policy
 
@@ -69,10 +81,19 @@ class Tally:
 class Vacuum:
     """Moves old rows from a database to a store; `store` None deletes without an archive."""
 
-    def __init__(self, dsn: str, store: Store | None, request: Request, tell: Callable[[dict[str, Any]], None]) -> None:
-        """Nothing is opened yet; `tell` gets a dictionary for each step."""
+    def __init__(
+        self,
+        dsn: str,
+        store: Store | None,
+        request: Request,
+        tell: Callable[[dict[str, Any]], None],
+        places: Places | None = None,
+    ) -> None:
+        """Nothing is opened yet; `tell` gets a dictionary for each step, `places` are where others were begun."""
         self.dsn = dsn
         self.store = store
+        self.places = places
+        self.unsettled: list[str] = []
         self.request = request
         self.tell = tell
         self.tallies: dict[str, Tally] = {}
@@ -109,6 +130,8 @@ class Vacuum:
             if self.archive:
                 # Once more, with what maintenance gave back.
                 self.archive.write(dataclasses.replace(self.archive.manifest(), result=self._result()))
+            if self.store:
+                self._forget(self.store.url)
             return self._result()
 
     def plan(self) -> dict[str, Any]:
@@ -130,7 +153,10 @@ class Vacuum:
                         counted[0] += int(found[0])
                         counted[1] += int(found[1])
                     self.tell({"event": "count", "rows": int(sum(counted[0] for counted in rows.values()))})
-            unsettled = [each.archive_id for each in self._killed(reader)]
+            unsettled = [each.archive_id for each in self._killed(reader, self.store)]
+            for url in self._other_places():
+                with contextlib.suppress(OSError, ArchiveError):
+                    unsettled += [each.archive_id for each in self._killed(reader, open_store(url))]
         return {
             "dry_run": True,
             "tables": [
@@ -144,14 +170,34 @@ class Vacuum:
         self.catalog = catalog.read(connection, graph.SCHEMAS)
         return {family.root: Statements(family, self.catalog) for family in graph.check(self.catalog)}
 
-    def _killed(self, connection: psycopg.Connection[Any]) -> list[Archive]:
+    def _killed(self, connection: psycopg.Connection[Any], store: Store | None) -> list[Archive]:
         mine = _identity(connection)
-        return [each for each in (settle.killed(self.store) if self.store else []) if each.manifest().database == mine]
+        return [each for each in (settle.killed(store) if store else []) if each.manifest().database == mine]
+
+    def _other_places(self) -> list[str]:
+        own = self.store.url if self.store else ""
+        return [url for url in (self.places.known() if self.places else []) if url != own]
 
     def _settle_killed(self, connection: psycopg.Connection[Any], families: dict[str, Statements]) -> None:
+        """Settle what killed vacuums left, wherever they kept it; another place that is out of reach is named."""
         if self.store:
-            settle.remove_unborn(self.store)
-        for found in self._killed(connection):
+            self._settle_in(self.store, connection, families)
+        for url in self._other_places():
+            try:
+                self._settle_in(open_store(url), connection, families)
+            except (OSError, ArchiveError) as error:
+                self.unsettled.append(url)
+                self.tell({"event": "unsettled", "store": url, "error": str(error)})
+            else:
+                self._forget(url)
+
+    def _forget(self, url: str) -> None:
+        if self.places:
+            self.places.forget(url)
+
+    def _settle_in(self, store: Store, connection: psycopg.Connection[Any], families: dict[str, Statements]) -> None:
+        settle.remove_unborn(store)
+        for found in self._killed(connection, store):
             settle.archive(found, connection, families, self.request.now)
             self.resumed.append(found.archive_id)
             self.tell({"event": "settled", "archive_id": found.archive_id})
@@ -200,6 +246,8 @@ class Vacuum:
     ) -> None:
         chosen = [each for each in families.values() if self._before(each)[1]]
         if self.store:
+            if self.places:
+                self.places.remember(self.store.url)
             self.archive = Archive(self.store, manifest.new_id(self.request.now))
             self.archive.write(self._head(self.archive.archive_id, writer, chosen))
         try:
@@ -227,7 +275,7 @@ class Vacuum:
         kept = self.request.policy.table(root)
         if kept is None or (self.request.dag != "*" and not self.request.tables):
             return None, False
-        return self.request.now - kept, True
+        return policy.ago(self.request.now, kept), True
 
     def _family(self, reader: psycopg.Connection[Any], sessions: list[session.Rows], statements: Statements) -> None:
         before, _ = self._before(statements)
@@ -341,7 +389,7 @@ class Vacuum:
             postgres_version=str(connection.info.server_version),
             airflow_version=graph.AIRFLOW_VERSIONS.get(self.catalog.revision, ""),
             schema_revision=self.catalog.revision,
-            cutoff=(self.request.now - kept).isoformat() if kept is not None else policy.NEVER,
+            cutoff=policy.ago(self.request.now, kept).isoformat() if kept is not None else policy.NEVER,
             policy=_plain(self.request),
             tables=_in_order(tables),
         )
@@ -369,6 +417,7 @@ class Vacuum:
             "skipped": self.skipped,
             "reclaimed_bytes": self.reclaimed,
             "resumed": bool(self.resumed),
+            "unsettled": self.unsettled,
             "stopped_early": self.stopped_early,
         }
 

@@ -109,10 +109,21 @@ def duration(text: Any, where: str) -> timedelta | None:
     """Read `90d` or `never`; raise PolicyError."""
     if text == NEVER:
         return None
-    match = re.fullmatch(r"(\d{1,6})([smhdw])", str(text))
+    match = re.fullmatch(r"([0-9]{1,18})([smhdw])", str(text))
     if not match:
         raise PolicyError(f"{where}: {text!r} is no duration; write a number with s, m, h, d or w, or `never`")
-    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+    try:
+        return timedelta(**{_UNITS[match[2]]: int(match[1])})
+    except OverflowError:
+        return timedelta.max
+
+
+def ago(now: datetime, age: timedelta) -> datetime:
+    """Return the time so long before `now`, or the first that there is: nothing is older."""
+    try:
+        return now.astimezone(UTC) - age
+    except OverflowError:
+        return datetime.min.replace(tzinfo=UTC)
 
 
 def wanted(policy: Policy, dags: Mapping[str, Sequence[str]], pattern: str, now: datetime) -> list[Wanted]:
@@ -125,7 +136,7 @@ def wanted(policy: Policy, dags: Mapping[str, Sequence[str]], pattern: str, now:
         # The newest runs are the newest whatever their state, so the largest number holds for all of them.
         keep = max(rule.keep_last for _, rule in rules)
         found += [
-            Wanted(dag_id, state, now.astimezone(UTC) - rule.retention, max(keep, 1))
+            Wanted(dag_id, state, ago(now, rule.retention), max(keep, 1))
             for state, rule in rules
             if rule.retention is not None
         ]

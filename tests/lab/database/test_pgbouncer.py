@@ -49,7 +49,7 @@ def test_login_works_through_the_pooler(host: Machine, login: str, schema: str) 
     assert pooled(host, login, "SELECT current_user, current_schema").stdout.strip() == f"{login}|{schema}"
 
 
-@pytest.mark.parametrize("login", ["monitor", "ops", "scheduler_sched1"])
+@pytest.mark.parametrize("login", ["monitor", "scheduler_sched1"])
 def test_login_that_belongs_on_the_server_is_refused(host: Machine, login: str) -> None:
     assert pooled(host, login, "SELECT 1").rc != 0
 

@@ -1,5 +1,6 @@
 """The database as it runs: logins, limits, log, and what happens when it dies."""
 
+import json
 import secrets
 import socket
 import struct
@@ -62,18 +63,115 @@ def test_every_login_has_a_scram_verifier_and_no_more_rights_than_it_needs(host:
     assert rows == []
 
 
+def as_session(host: Machine, login: str, statements: str) -> list[str]:
+    """Run statements as a login that comes in from its own host alone, without coming from there."""
+    return superuser(host, f'SET SESSION AUTHORIZATION "{login}"; {statements}')
+
+
 def scheduler_login(host: Machine) -> str:
     """Return the login of the scheduler that may write now: the lease decides which one that is."""
     return superuser(host, "SELECT 'scheduler_' || host FROM ops.lease_status WHERE writes")[0]
 
 
-@pytest.mark.parametrize("login", ["airflow", "celery", "ops", "monitor", "scheduler"])
+@pytest.mark.parametrize("login", ["airflow", "celery", "monitor"])
 def test_login_reaches_database_airflow_and_no_other(host: Machine, login: str) -> None:
-    login = scheduler_login(host) if login == "scheduler" else login
     assert ask(host, login, "SELECT current_user").stdout.strip() == login
     refused = ask(host, login, "SELECT 1", PGDATABASE="postgres")
     assert refused.rc != 0
     assert "no pg_hba.conf entry" in refused.stderr
+
+
+def test_groups_of_every_login_are_these_and_no_more(host: Machine) -> None:
+    rows = superuser(
+        host,
+        "SELECT rolname || ': ' || string_agg(roleid::regrole::text, ' ' ORDER BY roleid::regrole::text)"
+        " FROM pg_auth_members JOIN pg_roles ON pg_roles.oid = member WHERE rolcanlogin GROUP BY rolname",
+    )
+    groups = dict(row.split(": ") for row in rows)
+    schedulers = {name: groups.pop(name) for name in list(groups) if name.startswith("scheduler_")}
+    assert set(schedulers.values()) == {"airflow"}
+    assert groups == {
+        "archive": "pg_maintain pg_monitor pg_read_all_data pg_write_all_data",
+        "keeper_sched1": "keeper",
+        "keeper_sched2": "keeper",
+        "monitor": "pg_monitor",
+    }
+
+
+@pytest.mark.parametrize("login", ["celery", "keeper_sched1", "monitor"])
+def test_login_has_no_right_on_any_of_airflows_tables(host: Machine, login: str) -> None:
+    rows = superuser(
+        host,
+        "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'; SELECT relname"
+        " FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'v', 'm') AND ("
+        f" has_any_column_privilege('{login}', oid, 'SELECT, INSERT, UPDATE, REFERENCES')"
+        f" OR has_table_privilege('{login}', oid, 'DELETE, TRUNCATE, TRIGGER, MAINTAIN'))",
+    )
+    assert int(rows[0]) > 40
+    assert rows[1:] == []
+
+
+def test_nobody_but_the_keepers_and_the_superuser_may_change_the_lease(host: Machine) -> None:
+    allowed = superuser(
+        host,
+        "SELECT DISTINCT rolname FROM pg_roles, pg_proc WHERE pronamespace = 'ops'::regnamespace AND rolcanlogin"
+        " AND NOT rolsuper AND has_function_privilege(rolname, pg_proc.oid, 'EXECUTE') ORDER BY 1",
+    )
+    assert allowed == ["keeper_sched1", "keeper_sched2"]
+    operators = "'hand_over', 'revoke_lease', 'waive_fence', 'suspend', 'shut', 'open'"
+    assert superuser(
+        host,
+        "SELECT count(*) FROM pg_roles, pg_proc WHERE pronamespace = 'ops'::regnamespace AND rolcanlogin"
+        f" AND NOT rolsuper AND proname IN ({operators}) AND has_function_privilege(rolname, pg_proc.oid, 'EXECUTE')",
+    ) == ["0"]
+
+
+# Asks the server, on each machine, whether it would let a login in from there: R asks for the password, E refuses.
+KNOCK = """
+import json, socket, struct, sys
+found = {}
+for port, database, login in json.loads(sys.argv[2]):
+    words = f"user\\0{login}\\0database\\0{database}\\0\\0".encode()
+    with socket.create_connection((sys.argv[1], port), timeout=10) as connection:
+        connection.sendall(struct.pack("!ii", len(words) + 8, 196608) + words)
+        found[f"{port} {login}"] = connection.recv(1) == b"R"
+print(json.dumps(sorted(name for name, asked in found.items() if asked)))
+"""
+LOGINS = (
+    "airflow",
+    "celery",
+    "monitor",
+    "ops",
+    "scheduler_sched1",
+    "scheduler_sched2",
+    "keeper_sched1",
+    "keeper_sched2",
+)
+DOORS = [(5432, "airflow", login) for login in LOGINS]
+DOORS += [(6432, "airflow", login) for login in ("airflow", "celery")] + [(6432, "pgbouncer", "monitor")]
+WORKER, WEB = {"6432 celery"}, {"6432 airflow"}
+OPEN: dict[str, set[str]] = {
+    "lb1": set(),
+    "mq1": set(),
+    "nfs1": set(),
+    "pg1": WEB | WORKER | {"5432 airflow", "5432 celery", "5432 monitor", "6432 monitor"},
+    "web1": WEB,
+    "web2": WEB,
+    "web3": WEB,
+    "sched1": WEB | WORKER | {"5432 airflow", "5432 scheduler_sched1", "5432 keeper_sched1"},
+    "sched2": WEB | WORKER | {"5432 scheduler_sched2", "5432 keeper_sched2"},
+    "worker-cpu1": WORKER,
+    "worker-mem1": WORKER,
+    "worker-io1": WORKER,
+}
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_each_machine_may_come_in_as_what_it_works_as(
+    host: Machine, machine: Callable[[str], Machine], name: str
+) -> None:
+    said = machine(name).check_output("python3 -c %s %s %s", KNOCK, address(host), json.dumps(DOORS))
+    assert set(json.loads(said)) == OPEN[name]
 
 
 def test_login_with_a_wrong_password_is_refused(host: Machine) -> None:
@@ -95,25 +193,29 @@ def test_address_outside_the_fleet_is_refused(host: Machine) -> None:
 def test_scheduler_writes_what_airflow_owns(host: Machine) -> None:
     assert ask(host, "airflow", "CREATE TABLE airfleet_probe (id int PRIMARY KEY)").rc == 0
     try:
-        answer = ask(
+        answer = as_session(
             host,
             scheduler_login(host),
             "INSERT INTO airfleet_probe VALUES (1), (2); UPDATE airfleet_probe SET id = 3 WHERE id = 1;"
             " DELETE FROM airfleet_probe WHERE id = 2; SELECT id FROM airfleet_probe",
         )
-        assert (answer.rc, answer.stdout.strip()) == (0, "3"), answer.stderr
+        assert answer == ["3"]
     finally:
         assert ask(host, "airflow", "DROP TABLE airfleet_probe").rc == 0
 
 
 def test_scheduler_cannot_become_airflow_and_owns_nothing(host: Machine) -> None:
-    assert "permission denied" in ask(host, scheduler_login(host), "SET ROLE airflow").stderr
+    with pytest.raises(AssertionError, match="permission denied"):
+        as_session(host, scheduler_login(host), "SET ROLE airflow")
     owned = "SELECT relname FROM pg_class WHERE pg_get_userbyid(relowner) LIKE 'scheduler%'"
     assert superuser(host, owned) == []
 
 
-def test_monitor_reads_and_cannot_write(host: Machine) -> None:
+def test_monitor_reads_statistics_and_cannot_write(host: Machine) -> None:
     assert ask(host, "monitor", "SELECT count(*) > 0 FROM pg_stat_statements").stdout.strip() == "t"
+    assert ask(host, "monitor", "SELECT count(*) FROM ops.lease_status").stdout.strip() == "2"
+    for table in ("connection", "variable", "session", "ab_user", "dag"):
+        assert "permission denied" in ask(host, "monitor", f"SELECT * FROM {table}").stderr
     for attempt in (
         "CREATE TABLE public.x (id int)",
         "SET default_transaction_read_only = off; CREATE TABLE ops.x (id int)",
@@ -138,7 +240,7 @@ def test_hot_tables_have_their_storage_parameters(host: Machine) -> None:
 
 def test_session_log_names_login_application_and_host(host: Machine, wait_until: Callable[..., Any]) -> None:
     name = f"probe-{secrets.token_hex(4)}"
-    login = scheduler_login(host)
+    login = "airflow"
     ask(host, login, "SELECT 1", PGAPPNAME=name)
 
     def ended() -> list[str]:
@@ -151,7 +253,7 @@ def test_session_log_names_login_application_and_host(host: Machine, wait_until:
 
 
 def test_log_and_statistics_carry_no_secret(host: Machine) -> None:
-    logins = ["airflow", "celery", "ops", "monitor", "scheduler_sched1", "scheduler_sched2"]
+    logins = ["airflow", "celery", "monitor", "scheduler_sched1", "scheduler_sched2"]
     words = " ".join(f"-e {password(login)}" for login in logins)
     assert host.run(f"grep -c -F -e 'SCRAM-SHA-256$' {words} {LOG}").stdout.strip() == "0"
     assert superuser(host, "SELECT count(*) FROM pg_stat_statements WHERE query LIKE '%SCRAM-SHA-256$4096%'") == ["0"]

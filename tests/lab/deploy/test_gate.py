@@ -1,6 +1,8 @@
 """The gate on a scheduler host, with every way in which a DAG file can be broken or can break the gate."""
 
+import os
 import subprocess
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,6 +66,30 @@ NASTY: dict[str, tuple[str, str, int]] = {
     "connection": ('from airflow.sdk import BaseHook\nBaseHook.get_connection("x")\n', "top-level-metadata", 6),
     "sub dir/größe": ('with DAG("g"):\n    BashOperator(task_id="a", bash_command="x", pool="x")\n', "unknown-pool", 6),
     "unwaived": ("# airfleet: waive slow\n" + OK.format(name="unwaived"), "waiver", 5),
+    "slots": (
+        'with DAG("slots"):\n    BashOperator(task_id="s", bash_command="x", pool_slots=5000)\n',
+        "pool-slots",
+        6,
+    ),
+    "nul": ('with DAG("nul", params={"delimiter": "a\\0b"}):\n    pass\n', "unstorable", 5),
+    "half": ('with DAG("half", doc_md="\\ud800"):\n    pass\n', "unstorable", 5),
+    "owners": (
+        'with DAG("owners"):\n    [BashOperator(task_id=f"t{n}", bash_command="", owner="o" * n) for n in range(99)]\n',
+        "unstorable",
+        5,
+    ),
+    # FAB names a permission "DAG Run:" and the id, and has room for 250 characters.
+    "permission": (f'with DAG("{"p" * 243}"):\n    pass\n', "unstorable", 5),
+    "count": ('with DAG("count", max_active_runs=2**31):\n    pass\n', "unstorable", 5),
+    "display": (f'with DAG("display", dag_display_name="{"d" * 2001}"):\n    pass\n', "unstorable", 5),
+    # What the gate itself must outlive
+    "signalled": ("import os\nos.kill(os.getpid(), 40)\n", "died", 1),
+    "stopped": ("import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)\n", "hangs", 1),
+    "removed": ("import os\nos.kill(os.getpid(), 9) if not os.unlink(__file__) else 0\n", "import", 6),
+    "nul_source": ("# airfleet: waive \0 slow\n", "import", 1),
+    "nested": ("x = " + "-" * 200_000 + "1\n", "died", 1),
+    "closed": ("import os\nos.closerange(0, 4096)\n", "died", 1),
+    "escapes": ('raise ValueError("\\x1b[31m \\ud800")\n', "import", 5),
 }
 
 
@@ -97,6 +123,78 @@ def test_gate_finds_nothing_in_a_file_in_order(report: dict[str, Any]) -> None:
 
 def test_gate_refuses_a_link_that_leaves_the_tree(report: dict[str, Any]) -> None:
     assert rules(report, "leaving.py") == ["symlink"]
+
+
+@pytest.mark.parametrize("form", ["table", "junit"])
+def test_gate_writes_what_is_no_text_as_an_escape(tmp_path: Path, form: str, run_ops: Callable[..., Any]) -> None:
+    (tmp_path / "escapes.py").write_text(DAG + NASTY["escapes"][0])
+    done = run_ops("validate", str(tmp_path), "--format", form)
+    assert done.code == 4
+    assert r"ValueError: \x1b[31m \ud800" in done.stdout
+
+
+@pytest.mark.parametrize(("name", "target"), [("here", "."), ("same", "sub")])
+def test_gate_refuses_a_link_by_which_airflow_would_come_to_a_directory_twice(
+    tmp_path: Path, name: str, target: str
+) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "fine.py").write_text(DAG + OK.format(name="fine"))
+    (tmp_path / name).symlink_to(target)
+    code, report = gate(tmp_path)
+    assert code == 4
+    assert [(found["file"], found["rule"]) for found in report["findings"]] == [(name, "symlink")]
+
+
+def test_gate_lets_a_second_name_of_a_directory_be_that_airflow_ignores(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "fine.py").write_text(DAG + OK.format(name="fine"))
+    (tmp_path / "same").symlink_to("sub")
+    (tmp_path / ".airflowignore").write_text("same\n")
+    assert gate(tmp_path)[0] == 0
+
+
+def test_gate_names_what_airflow_could_not_read(tmp_path: Path) -> None:
+    (tmp_path / "fine.py").write_text(DAG + OK.format(name="fine"))
+    (tmp_path / ".airflowignore").write_bytes(b"caf\xe9\n")
+    code, report = gate(tmp_path)
+    assert code == 4
+    assert [(found["file"], found["rule"]) for found in report["findings"]] == [(".airflowignore", "unreadable")]
+
+
+def test_gate_outlives_names_that_are_no_text(tmp_path: Path) -> None:
+    (tmp_path / "fine.py").write_text(DAG + OK.format(name="fine"))
+    (tmp_path / "two\nlines.py").write_text(DAG + OK.format(name="lines"))
+    (tmp_path / os.fsdecode(b"caf\xe9.py")).write_text(DAG + OK.format(name="latin"))
+    os.mkfifo(tmp_path / "pipe.py")
+    code, report = gate(tmp_path)
+    assert code == 4
+    assert [(found["file"], found["rule"]) for found in report["findings"]] == [
+        (r"caf\xe9.py", "name"),
+        ("pipe.py", "symlink"),
+        (r"two\nlines.py", "name"),
+    ]
+    assert [dag["dag_id"] for dag in report["dags"]] == ["fine"]
+
+
+def test_gate_passes_over_containers_that_hold_no_dags(tmp_path: Path) -> None:
+    (tmp_path / "fine.py").write_text(DAG + OK.format(name="fine"))
+    for name, member in {
+        "prices.xlsx": "xl/workbook.xml",
+        "udf.jar": "META-INF/M",
+        "h-1-py3-none-any.whl": "h.py",
+    }.items():
+        with zipfile.ZipFile(tmp_path / name, "w") as container:
+            container.writestr(member, "airflow dag")
+    code, report = gate(tmp_path)
+    assert (code, report["findings"], report["files"]) == (0, [], ["fine.py"])
+
+
+def test_gate_counts_a_dag_once_whose_last_task_stands_below_the_block(tmp_path: Path) -> None:
+    text = 'with DAG("late") as dag:\n    a = BashOperator(task_id="a", bash_command="x")\n'
+    (tmp_path / "late.py").write_text(DAG + text + 'a >> BashOperator(task_id="b", bash_command="x", dag=dag)\n')
+    code, report = gate(tmp_path)
+    assert (code, report["findings"]) == (0, [])
+    assert [[task["task_id"] for task in dag["tasks"]] for dag in report["dags"]] == [["a", "b"]]
 
 
 def test_gate_leaves_nothing_on_the_host(report: dict[str, Any], host: Host) -> None:

@@ -1,6 +1,7 @@
 """A web node that dies costs no request and no session; drains hold; each port shows only what it is for."""
 
 import csv
+import http.client
 import io
 import re
 import threading
@@ -192,14 +193,132 @@ def test_execution_api_is_only_on_its_own_port(url: Callable[..., str]) -> None:
         assert _status(url(8081, path)) == 403, path
 
 
-def test_encoded_path_does_not_slip_past(host: Host) -> None:
-    # requests would decode it before it is sent
-    said = host.check_output(
-        """python3 -c 'import http.client; c = http.client.HTTPConnection("%s", 8080, timeout=10);"""
-        """c.request("GET", "/%%65xecution/health"); print(c.getresponse().status)'""",
-        host.backend.get_variables()["ansible_host"],
-    )
-    assert said == "403"
+def _raw(url: str, method: str, path: str, headers: dict[str, str] | None = None) -> http.client.HTTPResponse:
+    """Send `path` as it stands: requests would decode it before it is sent."""
+    host, _, port = url.removeprefix("http://").rstrip("/").partition(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=30)
+    connection.request(method, path, headers=headers or {})
+    answer = connection.getresponse()
+    answer.read()
+    return answer
+
+
+def test_encoded_path_does_not_slip_past(url: Callable[..., str]) -> None:
+    assert _raw(url(8080, "/"), "GET", "/%65xecution/health").status == 403
+
+
+@pytest.mark.parametrize("path", ["/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json", "//docs", "/%64ocs"])
+def test_api_descriptions_are_closed(url: Callable[..., str], path: str) -> None:
+    for prefix in ("", "/auth"):
+        assert _raw(url(8080, "/"), "GET", prefix + path).status == 404, prefix + path
+    assert _raw(url(8081, "/"), "GET", f"/execution{path}").status == 404
+    assert _raw(url(8081, "/"), "GET", "/execution/changelog").status == 404
+
+
+def test_pages_that_look_like_api_descriptions_are_open(url: Callable[..., str]) -> None:
+    assert _status(url(8080, "/dags/docs")) == 200
+
+
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "SAMEORIGIN",
+    "Referrer-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+    "Content-Security-Policy": "frame-ancestors 'self'; base-uri 'self'; object-src 'none'; form-action 'self'",
+    "Server": None,
+    # Not before TLS: a browser would ignore it, or never come back.
+    "Strict-Transport-Security": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("port", "path", "status"),
+    [
+        (8080, "/", 200),
+        (8080, "/auth/login", 308),
+        (8080, "/api/v2/dags", 401),
+        (8080, "/api/v2/none", 404),
+        (8080, "/docs", 404),
+        (8080, "/execution/health", 403),
+        (8081, "/execution/health", 200),
+        (8081, "/", 403),
+        (8404, "/metrics", 403),
+        (8404, "/stats", 401),
+    ],
+)
+def test_every_answer_carries_the_security_headers(url: Callable[..., str], port: int, path: str, status: int) -> None:
+    answer = requests.get(url(port, path), timeout=30, allow_redirects=False)
+    assert answer.status_code == status
+    assert {name: answer.headers.get(name) for name in HEADERS} == HEADERS
+
+
+def test_page_without_an_api_server_carries_the_security_headers(host: Host, url: Callable[..., str]) -> None:
+    for name in servers(host):
+        say(host, f"set server api_servers/{name} state maint")
+    answer = requests.get(url(8080, "/"), timeout=30)
+    assert answer.status_code == 503
+    assert {name: answer.headers.get(name) for name in HEADERS} == HEADERS
+
+
+def test_what_a_client_says_of_its_way_here_is_not_believed(url: Callable[..., str]) -> None:
+    lies = {"Proto": "https", "Host": "evil.example", "Port": "1234", "Prefix": "/evil", "For": "192.0.2.1"}
+    answer = _raw(url(8080, "/"), "GET", "/auth/login", {f"X-Forwarded-{name}": value for name, value in lies.items()})
+    assert answer.getheader("Location") == url(8080, "/auth/login/")
+    assert answer.getheader("Strict-Transport-Security") is None
+
+
+def test_headers_as_large_as_the_api_servers_take_come_through(url: Callable[..., str]) -> None:
+    assert _raw(url(8080, "/"), "GET", "/api/v2/version", {"X-Large": "a" * 60000}).status == 200
+
+
+LOGINS = [
+    "/auth/login/",
+    "/auth/login",
+    "/auth/token",
+    "/auth/token/cli",
+    "/auth/tok%65n",
+    "/%61uth/login/",
+    "//auth/token",
+]
+
+
+@pytest.fixture
+def _counts_begin_anew(host: Host) -> Iterator[None]:
+    for table in ("ui", "stats"):
+        say(host, f"clear table {table}")
+    yield
+    for table in ("ui", "stats"):
+        say(host, f"clear table {table}")
+
+
+@pytest.mark.usefixtures("_counts_begin_anew")
+@pytest.mark.parametrize("path", LOGINS)
+def test_logins_of_one_address_are_throttled(url: Callable[..., str], path: str) -> None:
+    answers = [_raw(url(8080, "/"), "POST", path) for _ in range(21)]
+    assert 429 not in {answer.status for answer in answers[:20]}
+    assert (answers[20].status, answers[20].getheader("Retry-After")) == (429, "60")
+    # Every spelling is one account of tries; whoever is logged in works on.
+    assert {_raw(url(8080, "/"), "POST", path).status for path in LOGINS} == {429}
+    assert _raw(url(8080, "/"), "GET", "/auth/login/").status == 200
+    assert _raw(url(8080, "/"), "GET", "/api/v2/version").status == 200
+
+
+@pytest.mark.usefixtures("_counts_begin_anew")
+def test_throttled_address_keeps_no_other_out(url: Callable[..., str], machine: Machine) -> None:
+    assert [_raw(url(8080, "/"), "POST", "/auth/token").status for _ in range(21)][20] == 429
+    post = 'import urllib.request as u; u.urlopen(u.Request("%s", data=b"{}"), timeout=30)'
+    said = machine("mq1").run(f"python3 -c '{post}'", url(8080, "/auth/token"))
+    assert "429" not in said.stderr
+    assert "HTTP Error 4" in said.stderr
+
+
+@pytest.mark.usefixtures("_counts_begin_anew")
+def test_guesses_at_the_statistics_password_are_throttled(url: Callable[..., str]) -> None:
+    guesses = [_status(url(8404, "/stats"), auth=("ops", f"guess{number}")) for number in range(21)]
+    assert guesses == [401] * 20 + [429]
+    password = (SECRETS / "haproxy_stats").read_text().strip()
+    assert _status(url(8404, "/stats"), auth=("ops", password)) == 200
+    assert _status(url(8404, "/health")) == 200
 
 
 def test_statistics_ask_for_the_password(url: Callable[..., str]) -> None:

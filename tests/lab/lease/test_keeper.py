@@ -1,7 +1,9 @@
 """Two real keepers against the real server, with schedulers that write a row every 5 ms."""
 
+import contextlib
 import os
 import signal
+import socket
 from pathlib import Path
 
 from tests.lab.lease.cluster import Cluster
@@ -81,7 +83,7 @@ def test_lease_is_handed_over_and_back_again(cluster: Cluster, pair: tuple[Runni
         until(lambda standby=standby: standby.health()["ready"])
         cluster.admin("DELETE FROM task_instance")
         until(lambda active=active: written(cluster, active.host))
-        cluster.ask("ops", "SELECT ops.hand_over(%s, 'test')", standby.host)
+        cluster.ask("postgres", "SELECT ops.hand_over(%s, 'test')", standby.host)
         assert_taken_over(cluster, active, standby, "test")
 
 
@@ -91,6 +93,19 @@ def test_restarted_database_keeps_the_active_one_active(cluster: Cluster, pair: 
     cluster.restart()
     before = written(cluster, active.host)
     until(lambda: written(cluster, active.host) > before)
+    assert (active.health()["state"], active.health()["epoch"]) == ("active", epoch)
+
+
+def test_renewals_that_wait_in_vain_do_not_move_the_lease(cluster: Cluster, pair: tuple[Running, Running]) -> None:
+    active, _ = pair
+    until(lambda: cluster.ask("postgres", "SELECT pg_postmaster_start_time() < now() - interval '10 s'"))
+    epoch = active.health()["epoch"]
+    for _ in range(8):
+        with contextlib.closing(cluster.connect("postgres")) as blocker, blocker.cursor() as cursor:
+            cursor.execute("BEGIN; SELECT FROM ops.scheduler_lease FOR UPDATE")
+            until(lambda: active.health()["failure"] or not active.is_("active"))
+            # Let go at the moment at which the keeper has no other session yet.
+        until(lambda: not active.health()["failure"])
     assert (active.health()["state"], active.health()["epoch"]) == ("active", epoch)
 
 
@@ -109,3 +124,31 @@ def test_endpoint_serves_metrics_and_refuses_the_rest(pair: tuple[Running, Runni
     assert "airflow_keeper_failovers_total 1.0" in metrics
     assert 'airflow_keeper_state{state="standby"} 1.0' in standby.get("/metrics")
     assert active.get("/etc/passwd") == "GET /health or /metrics\n"
+
+
+def test_bytes_and_floods_leave_the_active_scheduler_alone(cluster: Cluster, pair: tuple[Running, Running]) -> None:
+    active, _ = pair
+    before = active.health()
+    with contextlib.ExitStack() as opened:
+        for _ in range(500):
+            opened.enter_context(socket.create_connection(("127.0.0.1", active.port), timeout=10))
+        for words in (b"\r\n\r\n", b"GET\r\n\r\n", b"\0" * 9000):
+            opened.enter_context(socket.create_connection(("127.0.0.1", active.port), timeout=10)).sendall(words)
+        rows = written(cluster, active.host)
+        until(lambda: written(cluster, active.host) > rows + 100)
+    after = active.health()
+    assert [after[name] for name in ("state", "epoch", "scheduler_pid")] == [
+        before[name] for name in ("state", "epoch", "scheduler_pid")
+    ]
+
+
+def test_standby_calls_itself_ready_when_the_database_does(cluster: Cluster, pair: tuple[Running, Running]) -> None:
+    active, standby = pair
+    standby.process.kill()
+    standby.process.wait()
+    until(lambda: standby.is_("down"))
+    cluster.admin("UPDATE ops.keeper SET ready = false")
+    standby.start()
+    until(lambda: standby.health()["ready"])
+    assert cluster.ask("ops", "SELECT ops.hand_over(%s, 'test')", standby.host)
+    assert_taken_over(cluster, active, standby, "test")

@@ -227,11 +227,11 @@ def test_waived_fence_is_kept_as_unproved_only_while_it_is(cluster: Cluster) -> 
     fence(first, acquire(first)["epoch"])
     expire(cluster)
     epoch = acquire(second)["epoch"]
-    assert cluster.ask("ops", "SELECT ops.waive_fence(%s, 'late')", epoch - 1) is False
-    assert cluster.ask("ops", "SELECT ops.waive_fence(%s, 'late')", epoch) is True
+    assert cluster.ask("postgres", "SELECT ops.waive_fence(%s, 'late')", epoch - 1) is False
+    assert cluster.ask("postgres", "SELECT ops.waive_fence(%s, 'late')", epoch) is True
     # Its sessions did end: the proof is there after all.
     assert "waived" not in fence(second, epoch)
-    assert cluster.ask("ops", "SELECT ops.waive_fence(%s, 'late')", epoch) is False
+    assert cluster.ask("postgres", "SELECT ops.waive_fence(%s, 'late')", epoch) is False
     assert cluster.admin("SELECT count(*) FROM ops.lease_event WHERE event = 'fence waived'") == [(1,)]
 
 
@@ -268,12 +268,12 @@ def test_readmission_gives_the_login_but_not_the_right_to_write(cluster: Cluster
 
 
 def test_hand_over_reaches_the_holder_with_its_next_renewal(cluster: Cluster) -> None:
-    first, second, ops = (cluster.connect(login) for login in ("keeper_sched1", "keeper_sched2", "ops"))
+    first, second, operator = (cluster.connect(login) for login in ("keeper_sched1", "keeper_sched2", "postgres"))
     ask(first, "LISTEN scheduler_lease")
     epoch = acquire(first)["epoch"]
     acquire(second)
     why = 'it\'s\n"time"'
-    answer = ask(ops, "SELECT ops.hand_over('sched2', %s)", why)
+    answer = ask(operator, "SELECT ops.hand_over('sched2', %s)", why)
     assert answer == {"epoch": epoch, "from": "sched1", "to": "sched2"}
     assert renew(first, epoch) == {"held": True, "hand_over_to": "sched2"}
     assert len(first.notifies) == 1
@@ -290,13 +290,13 @@ def test_hand_over_reaches_the_holder_with_its_next_renewal(cluster: Cluster) ->
 def test_hand_over_refuses_a_target_that_cannot_take_it(cluster: Cluster, target: str, complaint: str) -> None:
     acquire(cluster.connect("keeper_sched1"))
     with pytest.raises(psycopg2.Error, match=complaint):
-        cluster.ask("ops", "SELECT ops.hand_over(%s, 'test')", target)
+        cluster.ask("postgres", "SELECT ops.hand_over(%s, 'test')", target)
 
 
 def test_revoked_lease_goes_to_the_target_and_to_nobody_else(cluster: Cluster) -> None:
     first, second = cluster.connect("keeper_sched1"), cluster.connect("keeper_sched2")
     epoch = acquire(first)["epoch"]
-    cluster.ask("ops", "SELECT ops.revoke_lease('sched2', 'hung')")
+    cluster.ask("postgres", "SELECT ops.revoke_lease('sched2', 'hung')")
     assert renew(first, epoch)["held"] is False
     assert acquire(cluster.connect("keeper_sched1"))["granted"] is False
     assert acquire(second)["why"] == "hung"

@@ -44,12 +44,43 @@ def test_standby_could_not_write_even_if_it_tried(host: Host, machine: Machine) 
     assert found == ("t|t" if is_active(host) else "f|t")
 
 
-def test_scheduler_answers_its_health_check(host: Host) -> None:
-    address = host.backend.get_variables()["ansible_host"]
-    if is_active(host):
-        assert requests.get(f"http://{address}:8974/health", timeout=10).ok
-    else:
-        assert host.check_output("ss -Hltn sport = :8974") == ""
+def test_keeper_answers_for_its_scheduler_whose_own_health_check_is_off(host: Host) -> None:
+    assert host.check_output("ss -Hltn sport = :8974") == ""
+
+
+def test_stranger_learns_the_state_alone(host: Host, machine: Machine) -> None:
+    url = f"http://{host.backend.get_variables()['ansible_host']}:8976"
+    asked = machine("worker-io1").run(f"curl -sS {url}/health; curl -sSo /dev/null -w '%{{http_code}}' {url}/metrics")
+    assert asked.stdout in {'{"state": "active"}\n403', '{"state": "standby"}\n403'}
+
+
+THROW = """
+import random, resource, socket
+most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+words = [b"\\r\\n\\r\\n", b"GET\\r\\n\\r\\n", *(random.Random(n).randbytes(n * 50) for n in range(200))]
+for address in {addresses}:
+    held = [socket.socket() for _ in range(1000)]
+    for one in held:
+        one.setblocking(False)
+        one.connect_ex((address, 8976))
+    for word in words:
+        try:
+            with socket.create_connection((address, 8976), timeout=10) as one:
+                one.sendall(word)
+        except ConnectionError:
+            pass
+"""
+
+
+def test_bytes_from_a_worker_leave_keepers_and_scheduler_alone(inventory: Any, machine: Machine) -> None:
+    addresses = [host.address for host in inventory.tier("scheduler")]
+    known = ("state", "epoch", "scheduler_pid")
+    before = [[keeper(address)[name] for name in known] for address in addresses]
+    assert "active" in [state for state, *_ in before]
+    script = THROW.format(addresses=addresses)
+    machine("worker-io1").check_output(f"timeout 60 python3 - <<'END'\n{script}END")
+    assert [[keeper(address)[name] for name in known] for address in addresses] == before
 
 
 def test_scheduler_logs_in_as_itself_and_directly(host: Host, machine: Machine) -> None:

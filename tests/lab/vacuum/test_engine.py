@@ -17,6 +17,7 @@ import pytest
 
 from ops_agent.metadata import lock, session
 from ops_agent.metadata.lock import HeldError
+from ops_agent.metadata.places import Places
 from ops_agent.metadata.shelf import manifest, verify
 from ops_agent.metadata.shelf.manifest import ArchiveError
 from ops_agent.metadata.shelf.store import Directory, ObjectStore
@@ -527,6 +528,53 @@ def test_kill_at_any_step_loses_nothing_and_leaves_nothing_twice(
         assert all(archive.manifest().state != "running" for archive in manifest.archives(store))
         shutil.rmtree(store.root)
     assert step > 30
+
+
+def test_vacuum_that_was_killed_over_another_store_is_settled_there(
+    cluster: Cluster, database: str, history: History, admin: psycopg.Connection[Any], store: Directory, tmp_path: Path
+) -> None:
+    """Its committed batch may be of rows that are nowhere else any more; a place that is out of reach is named."""
+    fill(history)
+    before = rows(admin)
+    known = Places(tmp_path)
+    elsewhere = Directory(tmp_path / "elsewhere")
+    known.remember(elsewhere.url)
+    known.remember("s3+nothing://bucket")
+    child = multiprocessing.get_context("fork").Process(
+        target=driver.run, args=(cluster.dsn(database), elsewhere.root, 30)
+    )
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    request = engine.Request(Policy(timedelta(days=90)), "a test", gentle=False)
+    planned = engine.Vacuum(cluster.dsn(database), store, request, lambda _: None, known).plan()
+    (left,) = manifest.archives(elsewhere)
+    assert planned["unsettled"] == [left.archive_id]
+    result = engine.Vacuum(cluster.dsn(database), store, request, lambda _: None, known).run()
+    assert left.manifest().state == "closed"
+    assert together(rows(admin), archived(store, admin), archived(elsewhere, admin)) == before
+    assert (result["resumed"], result["unsettled"]) == (True, ["s3+nothing://bucket"])
+    assert known.known() == ["s3+nothing://bucket"]
+
+
+def test_vacuum_typed_at_once_after_a_kill_waits_for_the_dead_one_to_let_go(
+    cluster: Cluster, database: str, history: History, vacuum: Vacuum
+) -> None:
+    """The dead one was in the middle of a long statement, in which the server does not look at its socket by itself."""
+    fill(history)
+    reading, writing = multiprocessing.get_context("fork").Pipe(duplex=False)
+
+    def hold() -> None:
+        with session.connect(cluster.dsn(database), "deletes") as connection, lock.hold(connection, "vacuum by ada"):
+            writing.send("held")
+            connection.execute("SELECT pg_sleep(600)")
+
+    child = multiprocessing.get_context("fork").Process(target=hold)
+    child.start()
+    assert reading.recv() == "held"
+    child.kill()
+    child.join()
+    assert vacuum()["archive_id"]
 
 
 def test_postgres_that_dies_in_the_middle_loses_nothing(

@@ -1,15 +1,19 @@
 """Archives in an object store: moto's server, which speaks S3 over HTTP."""
 
+import json
 import logging
 import secrets
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 
 import psycopg
 import pytest
 from moto.server import ThreadedMotoServer
+from s3fs import S3FileSystem
 
-from ops_agent.metadata import session
+from ops_agent import main
+from ops_agent.metadata import runs, session, settings
 from ops_agent.metadata.put_back.restore import Restorer, Source
 from ops_agent.metadata.shelf import manifest, prune, verify
 from ops_agent.metadata.shelf.store import ObjectStore, open_store
@@ -74,6 +78,41 @@ def test_rows_go_to_the_bucket_and_come_back_equal(
     assert orphans(admin) == []
     prune.remove(archive)
     assert manifest.archives(bucket) == []
+
+
+def test_bucket_that_is_away_is_one_line_and_a_failure_that_is_remembered(
+    cluster: Cluster,
+    database: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(settings, "become", lambda _user: None)
+    # It keeps what it was told of an endpoint by an earlier test.
+    S3FileSystem.clear_instance_cache()
+    (tmp_path / "policy.yml").write_text("retention: 90d\n")
+    away = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
+    # Nothing listens on port 9.
+    away |= {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}
+    for name in away:
+        monkeypatch.setenv(name, "")
+    raw = {
+        "destination": "s3://away/production",
+        "dsn": cluster.dsn(database),
+        "user": "root",
+        "policy_file": str(tmp_path / "policy.yml"),
+        "state_directory": str(tmp_path),
+        "environment": away,
+    }
+    (tmp_path / "archive.json").write_text(json.dumps(raw))
+    assert main.run(["vacuum", "--archive-settings", str(tmp_path / "archive.json")]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("ops-agent: s3://away/production: ")
+    assert told.count("\n") == 1
+    remembered = runs.read(tmp_path)
+    assert remembered
+    S3FileSystem.clear_instance_cache()
+    assert (remembered.failures, f"ops-agent: {remembered.last.error}\n") == (1, told)
 
 
 def test_bucket_that_cannot_be_written_costs_no_row(

@@ -155,6 +155,24 @@ def test_dump_after_vacuum_and_restore_is_the_dump_before(live: Database, store:
     assert orphans(live.connection) == []
 
 
+def test_times_that_python_lacks_come_back_equal(live: Database, store: Directory, vacuum: Vacuum) -> None:
+    """Infinity, times BC and those after Arrow's last year go with their rows, and stop no vacuum."""
+    odd = ("infinity", "-infinity", "4714-11-24 BC", "0001-12-31 23:59:59.999999 BC", "40000-01-01", "294276-12-31")
+    for number, moment in enumerate(odd):
+        live.run(
+            "UPDATE dag_run SET start_date = %s, data_interval_start = %s"
+            " WHERE id = (SELECT id FROM dag_run WHERE state = 'success' ORDER BY run_after OFFSET %s LIMIT 1)",
+            moment,
+            moment,
+            number,
+        )
+    before = live.dump()
+    vacuum()
+    assert live.run("SELECT count(*) FROM dag_run WHERE start_date NOT BETWEEN '0001-01-01' AND '9999-01-01'") == [(0,)]
+    restore(live, store)
+    assert live.dump() == before
+
+
 def test_restoring_again_does_nothing_twice(live: Database, store: Directory, vacuum: Vacuum) -> None:
     before = live.dump()
     vacuum()

@@ -1,4 +1,4 @@
-"""Hosts that share an address are named; hosts without one are another check's business."""
+"""Hosts that share an address or stand in several groups are named; one without is another check's business."""
 
 import importlib.util
 from pathlib import Path
@@ -28,3 +28,16 @@ spec.loader.exec_module(plugin)
 )
 def test_shared_addresses_name_every_host(addresses: dict[str, str], shared: list[str]) -> None:
     assert plugin.shared_addresses(addresses) == shared
+
+
+@pytest.mark.parametrize(
+    ("groups", "several"),
+    [
+        ({}, []),
+        ({"web": ["web1", "web2"], "scheduler": ["sched1"]}, []),
+        ({"worker_cpu": ["w1", "w2"], "worker_io": ["w2"]}, ["w2 (worker_cpu, worker_io)"]),
+        ({"lb": ["a"], "web": ["a", "b"], "share": ["b", "a"]}, ["a (lb, web, share)", "b (web, share)"]),
+    ],
+)
+def test_hosts_in_several_groups_are_named_with_them(groups: dict[str, list[str]], several: list[str]) -> None:
+    assert plugin.hosts_in_several(groups) == several

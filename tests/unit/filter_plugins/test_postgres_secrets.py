@@ -65,5 +65,5 @@ def test_scram_verifier_is_the_same_on_every_run_and_differs_by_role_and_passwor
     ],
 )
 def test_refused_secrets_names_the_variable_and_the_reason(secret: str | None, why: str) -> None:
-    secrets = {"good": "kR9vX2mQ7tLw4zBa", "postgres_ops_password": secret}
-    assert plugin.refused_secrets(secrets) == [f"postgres_ops_password ({why})"]
+    secrets = {"good": "kR9vX2mQ7tLw4zBa", "postgres_monitor_password": secret}
+    assert plugin.refused_secrets(secrets) == [f"postgres_monitor_password ({why})"]

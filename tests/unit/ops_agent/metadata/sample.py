@@ -87,7 +87,10 @@ def _file(archive: Archive, table: Table, number: int, rows: tuple[dict[str, Any
     columns = {ROOT_COLUMN: pa.array([str(row["id"]) for row in rows], pa.string())}
     for column in table.columns:
         kind = _TYPES.get(column.type, pa.string())
-        columns[column.name] = pa.array([row.get(column.name) for row in rows], kind)
+        values = [row.get(column.name) for row in rows]
+        # A time may be given as Arrow counts it, for Python lacks some.
+        raw = pa.int64() if any(isinstance(value, int) for value in values) and pa.types.is_timestamp(kind) else kind
+        columns[column.name] = pa.array(values, raw).cast(kind)
     out = io.BytesIO()
     parquet.write_table(pa.table(columns), out, compression="zstd")
     content, path = out.getvalue(), data_path(table.name, number)

@@ -1,7 +1,9 @@
+import io
 import json
 from pathlib import Path
 
 import pytest
+from s3fs import S3FileSystem
 
 from ops_agent import main
 from ops_agent.metadata import settings as settings_file
@@ -70,6 +72,28 @@ def test_failure_is_one_line_on_stderr_and_exit_code_1(
     printed = capsys.readouterr()
     assert printed.err.startswith("ops-agent: ")
     assert text in printed.err
+
+
+@pytest.mark.parametrize("action", [["list"], ["query"], ["verify", "20260101T000000Z-000000"]])
+def test_object_store_that_is_away_is_one_line(
+    settings: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], action: list[str]
+) -> None:
+    S3FileSystem.clear_instance_cache()
+    # Nothing listens on port 9.
+    away = {"ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": "secret", "ENDPOINT_URL": "http://127.0.0.1:9"}
+    for name, value in (away | {"MAX_ATTEMPTS": "1", "DEFAULT_REGION": "us-east-1"}).items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setattr("sys.stdin", io.StringIO("SELECT 1"))
+    assert main.run([*settings, "--store", "s3://away/production", *action]) == 1
+    S3FileSystem.clear_instance_cache()
+    told = capsys.readouterr().err
+    assert told.startswith("ops-agent: s3://away/production: ")
+    assert told.count("\n") == 1
+
+
+def test_store_of_a_kind_that_nobody_knows_is_one_line(settings: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run([*settings, "--store", "nonsense://bucket", "list"]) == 1
+    assert capsys.readouterr().err.startswith("ops-agent: nonsense://bucket: ")
 
 
 def test_host_without_an_archive_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

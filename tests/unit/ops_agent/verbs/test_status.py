@@ -21,7 +21,10 @@ AGENT = {
     "units": [{"name": "rabbitmq-server.service", "state": "active"}],
     "probes": ["rabbitmq"],
     "share_path": "/srv/airflow-dags",
+    "database": "airflow",
+    "database_port": 5432,
     "rabbitmq_url": "http://127.0.0.1:1",
+    "rabbitmq_vhost": "air/flow",
     "queues": ["cpu"],
 }
 
@@ -128,6 +131,8 @@ class Api(http.server.BaseHTTPRequestHandler):
             {"name": "cpu", "type": "quorum"},
             {"name": "celeryev.1", "type": "classic", "messages_ready": 9},
         ]
+        # A virtual host's name may have a slash in it.
+        queues = queues if self.path.startswith("/api/queues/air%2Fflow?") else []
         self.wfile.write(json.dumps({"alarms": [{"resource": "disk"}]} if alarms else queues).encode())
 
     def log_message(self, *_: object) -> None:

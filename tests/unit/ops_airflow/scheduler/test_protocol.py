@@ -48,6 +48,29 @@ def test_standby_asks_for_the_lease_again_after_the_poll_interval(bench: Bench) 
     assert calls(bench.step(after=TIMING.poll)) == [p.Verb.ACQUIRE]
 
 
+def test_standby_is_ready_when_the_database_has_been_told(bench: Bench) -> None:
+    bench.step()
+    assert not bench.protocol.ready, "it has asked, and knows of no answer"
+    bench.answer(granted=False, epoch=3, holder="other", admitted=True)
+    assert bench.protocol.ready
+    bench.step(after=TIMING.poll)
+    bench.step(p.Failed("no route to host"), 0.1)
+    assert not bench.protocol.ready
+
+
+def test_standby_that_was_active_is_ready_when_the_database_has_been_told(bench: Bench) -> None:
+    bench.activate()
+    bench.step(p.SchedulerDied("died"), 60)
+    bench.answer(released=True)
+    assert not bench.protocol.ready
+    bench.answer(granted=False, epoch=8, holder="other", admitted=True)
+    assert not bench.protocol.ready, "it said that it is not willing yet"
+    bench.step(after=TIMING.backoff)
+    assert not bench.protocol.ready, "it has asked again, and knows of no answer"
+    bench.answer(granted=False, epoch=8, holder="other", admitted=True)
+    assert bench.protocol.ready
+
+
 def test_standby_told_of_a_change_asks_at_once(bench: Bench) -> None:
     bench.step()
     bench.answer(granted=False, epoch=3, holder="other", admitted=True)

@@ -10,8 +10,10 @@ import pytest
 from ops_cli import main
 from ops_cli.commands import archive
 from ops_cli.console.errors import OpsError, UsageError
+from ops_cli.console.options import Format
 from ops_cli.fleet import agent, inventory
 from ops_cli.fleet.inventory import Host, Inventory
+from ops_cli.metadata import archive as archive_tables
 
 ENTRY = {
     "archive_id": "20260101T000000Z-abcdef",
@@ -94,6 +96,21 @@ def test_query_sends_the_statement_by_standard_input(fleet: Fleet, capsys: pytes
     assert fleet.asked == [["query", "--archive", ID]]
     assert fleet.stdin == "SELECT 1"
     assert capsys.readouterr().out.splitlines() == ["dag_id,n", "a,1", '"b,c",']
+
+
+def test_answer_in_square_brackets_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    answer = ["[1,2]", '{"a": [null, true]}', "[/x]"]
+    archive_tables.show_rows(["[red]n", "json", "t"], [answer], archive_tables.Rows.TABLE)
+    text = capsys.readouterr().out
+    assert all(value in text for value in (*answer, "[red]n"))
+
+
+def test_error_of_an_archive_in_square_brackets_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    damaged = {"archive_id": ID, "state": "damaged", "error": "[Errno 5] at [/data/in]"}
+    archive_tables.show(None, Format.TABLE, archive_tables.listed([damaged]))
+    assert "[Errno 5] at [/data/in]" in capsys.readouterr().out
+    archive_tables.restoring({"event": "skipped", "error": "[/data/in]"})
+    assert "[/data/in]" in capsys.readouterr().err
 
 
 def test_query_prints_a_json_object_a_row(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:

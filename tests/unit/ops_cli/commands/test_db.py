@@ -74,3 +74,8 @@ def test_wraparound_is_red_when_half_of_what_is_possible_is_used() -> None:
 
 def test_server_that_counts_no_statements_is_reported_all_the_same() -> None:
     assert "none" in drawn(REPORT | {"statements": []})
+
+
+def test_statement_with_an_index_of_an_array_is_shown_as_it_is() -> None:
+    text = drawn(REPORT | {"statements": [REPORT["statements"][0] | {"query": "SELECT a[i], b[/x]"}]})
+    assert "SELECT a[i], b[/x]" in text

@@ -54,7 +54,7 @@ class Fleet:
         return {"validation": validation, "digest": digest, "files": {"a.py": {"sha256": "old"}}, "links": {}}
 
     def health(self, _seconds: float) -> dict[str, Any]:
-        return {"pools": ["default_pool"]}
+        return {"pools": {"default_pool": 128}}
 
     def all(self) -> dict[str, Any]:
         found = [{"id": release, "current": release == self.current} for release in self.manifests]
@@ -69,8 +69,8 @@ class Fleet:
     def known(self, release: str) -> dict[str, Any]:
         return self.manifests.get(release, {})
 
-    def validate(self, _archive: Path, *, pools: list[str]) -> tuple[str, bool]:
-        assert pools == ["default_pool"]
+    def validate(self, _archive: Path, *, pools: dict[str, int]) -> tuple[str, bool]:
+        assert pools == {"default_pool": 128}
         self.calls.append("validate")
         return json.dumps(self.report), self.refused
 

@@ -71,10 +71,20 @@ def fleet(root: Path, monkeypatch: pytest.MonkeyPatch) -> Fleet:
     return fleet
 
 
-def test_vacuum_counts_first_and_works_under_the_lock(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main.run(["vacuum", "--older-than", "30d", "--yes", "--format", "json"]) == 0
+def test_vacuum_counts_before_it_asks_and_works_under_the_lock(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ops_cli.console.prompt.confirm", lambda *_, **__: None)
+    assert main.run(["vacuum", "--older-than", "30d", "--format", "json"]) == 0
     assert json.loads(capsys.readouterr().out) == DONE
     assert fleet.asked == [["vacuum", "--older-than", "30d", "--dry-run"], ["vacuum", "--older-than", "30d"]]
+    assert fleet.locks == ["metadata"]
+
+
+def test_vacuum_that_was_agreed_to_does_not_count_first(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(["vacuum", "--older-than", "30d", "--yes", "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == DONE
+    assert fleet.asked == [["vacuum", "--older-than", "30d"]]
     assert fleet.locks == ["metadata"]
     assert fleet.audit.result == "archive 20260101T000000Z-abcdef: 1,200 rows"
 
@@ -161,6 +171,11 @@ def test_plan_leaves_out_tables_without_rows() -> None:
     assert "public.dag_run" in text
     assert "3.4 MB" in text
     assert "xcom" not in text
+
+
+def test_result_names_where_an_archive_may_be_left_open() -> None:
+    text = drawn(vacuum.finished(DONE | {"unsettled": ["s3://bucket/prefix"]}))
+    assert "ops vacuum --archive-to s3://bucket/prefix" in " ".join(text.split())
 
 
 def test_result_says_that_there_is_more_to_do() -> None:

@@ -127,6 +127,14 @@ def test_packed_tree_names_nobody_of_this_machine(dags: Path, work: Path) -> Non
         assert {(member.uid, member.gid, member.uname) for member in packed} == {(0, 0, "")}
 
 
+def test_narrow_umask_keeps_nothing_from_airflow(tmp_path: Path, work: Path) -> None:
+    (tmp_path / "dag.py").touch(mode=0o600)
+    (tmp_path / "run.sh").touch(mode=0o700)
+    with tarfile.open(source.as_it_stands(tmp_path, work)) as packed:
+        modes = {member.name.rpartition("/")[2]: member.mode for member in packed}
+    assert modes == {"dag.py": 0o644, "run.sh": 0o755}
+
+
 def test_branch_of_a_remote_is_fetched_and_packed(dags: Path, work: Path) -> None:
     tree = source.clone(f"file://{dags.parent}", "main", work)
     packed = source.collect(tree / "dags", work)

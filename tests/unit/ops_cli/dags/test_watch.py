@@ -46,7 +46,7 @@ def test_duration_is_read(text: str, seconds: float) -> None:
     assert watch.duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["10", "m", "-1m", "1.5h", "1d", ""])
+@pytest.mark.parametrize("text", ["10", "m", "-1m", "1.5h", "1d", "", "9999999s", "٣s"])
 def test_duration_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="write 90s, 10m or 1h"):
         watch.duration(text)

@@ -286,6 +286,36 @@ def test_lease_without_an_active_scheduler_is_a_problem(lease: dict[str, Any], t
     assert "; type: " in problem
 
 
+def renamed(answers: dict[str, dict[str, Any]], names: dict[str, str], airflow: list[str]) -> FleetStatus:
+    """Call hosts otherwise in the inventory and the lease; `airflow` is what the schedulers call themselves."""
+    seen = [
+        Observation(Host(names.get(name, name), f"10.0.0.{number}", tier), reachable=True, report=answers[name])
+        for number, (name, tier) in enumerate(TIERS.items())
+    ]
+    postgres = answers["pg1"]["postgres"]
+    postgres["schedulers"] = airflow
+    postgres["lease"]["holder"] = names["sched1"]
+    for row in postgres["lease"]["hosts"]:
+        row["name"] = names[row["name"]]
+    return FleetStatus("lab", seen)
+
+
+@pytest.mark.parametrize("airflow", ["sched1", "sched1.example.org", "SCHED1", "10.0.0.2"])
+@pytest.mark.parametrize("domain", ["", ".example.org"])
+def test_short_and_full_names_mean_the_same_host(airflow: str, domain: str) -> None:
+    names = {name: name + domain for name in ("sched1", "sched2")}
+    found = renamed(under_the_lease(), names, [airflow])
+    assert (found.problems, found.beating_schedulers) == ([], [names["sched1"]])
+
+
+def test_hosts_that_differ_in_their_domains_alone_are_not_mixed_up() -> None:
+    names = {"sched1": "sched.b.example.org", "sched2": "sched.a.example.org"}
+    found = renamed(under_the_lease(), names, ["sched.b.example.org"])
+    assert (found.problems, found.beating_schedulers) == ([], ["sched.b.example.org"])
+    assert renamed(under_the_lease(), names, ["sched"]).beating_schedulers == ["sched"]
+    assert renamed(under_the_lease(), names, ["sched.c.example.org"]).beating_schedulers == ["sched.c.example.org"]
+
+
 def test_holder_without_a_heartbeat_is_a_problem_once_it_had_time_for_one() -> None:
     answers = under_the_lease(held_s=2.0)
     answers["pg1"]["postgres"]["schedulers"] = []

@@ -10,6 +10,7 @@ def task(task_id: str = "load", **other: Any) -> Task:
         "operator": "BashOperator",
         "queue": "io",
         "pool": "default_pool",
+        "pool_slots": 1,
         "owner": "finance",
         "retries": 2,
         "has_timeout": True,

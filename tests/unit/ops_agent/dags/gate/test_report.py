@@ -57,3 +57,11 @@ def test_table_ends_with_errors_and_a_sum(report: Report) -> None:
 
 def test_every_waivable_rule_has_a_fix() -> None:
     assert set(FIXES) >= WAIVABLE
+
+
+def test_what_is_no_text_is_an_escape_in_a_table_and_in_xml() -> None:
+    found = Finding("a.py", 1, "import", "ValueError: \x1b[31m \ud800 größe")
+    report = Report("3.3.2", "3.13.1", 1.5, ["a.py"], [], [found], [])
+    assert r"ValueError: \x1b[31m \ud800 größe" in report.as_table()
+    failure = next(ET.fromstring(report.as_junit()).iter("failure"))  # noqa: S314 - our own
+    assert failure.get("message") == r"ValueError: \x1b[31m \ud800 größe"

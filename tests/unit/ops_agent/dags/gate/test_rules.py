@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from ops_agent.dags.gate import policy, rules
+from ops_agent.dags.gate import policy, rules, waivers
 from ops_agent.dags.gate.findings import Dag, Finding, Imported, Severity
 from tests.unit.ops_agent.dags.gate.dags import dag, imported, task
 
@@ -18,7 +18,7 @@ STRICT = policy.parse(
             "naming": {"pattern": "[a-z_]+"},
             "catchup": {},
         },
-        "pools": ["default_pool"],
+        "pools": {"default_pool": 128, "wide": -1},
         "queues": ["cpu", "io"],
     }
 )
@@ -37,6 +37,7 @@ def test_dag_in_order_breaks_nothing() -> None:
     ("broken", "line", "rule", "severity"),
     [
         (dag("nightly", task(pool="gone")), 7, "unknown-pool", "error"),
+        (dag("nightly", task(pool_slots=129)), 7, "pool-slots", "error"),
         (dag("nightly", task(queue="gpu")), 7, "unknown-queue", "error"),
         (dag("nightly", task(owner="airflow")), 7, "owner", "error"),
         (dag("nightly", task(retries=0)), 7, "retries", "warning"),
@@ -48,6 +49,11 @@ def test_dag_in_order_breaks_nothing() -> None:
 )
 def test_broken_rule_is_found_where_it_is_broken(broken: Dag, line: int, rule: str, severity: str) -> None:
     assert found(broken) == [(line, rule, severity)]
+
+
+def test_pool_without_limit_or_of_unknown_size_has_slots_for_every_task() -> None:
+    assert found(dag("nightly", task(pool="wide", pool_slots=10_000), task("all", pool_slots=128))) == []
+    assert found(dag("nightly", task(pool_slots=10_000)), using=policy.parse({"pools": ["default_pool"]})) == []
 
 
 def test_rules_without_a_policy_are_not_in_force() -> None:
@@ -128,3 +134,7 @@ def test_waiver_in_a_string_waives_nothing() -> None:
 def test_dag_survives_the_way_through_json() -> None:
     one = dag("nightly", task("a"), task("b"))
     assert Dag.from_json(json.loads(json.dumps(dataclasses.asdict(one)))) == one
+
+
+def test_source_with_a_nul_has_no_waivers() -> None:
+    assert waivers.read("a.py", "# airfleet: waive slow because \0\n") == ([], [])

@@ -1,5 +1,9 @@
 import os
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from ops_agent.dags.gate import airflow_home, confine, places, tree
 
@@ -13,6 +17,7 @@ def test_links_that_leave_or_lead_nowhere_and_devices_are_found(tmp_path: Path) 
     (root / "absolute.py").symlink_to("/etc/passwd")
     (root / "gone.py").symlink_to("nothing")
     (root / "folder").symlink_to("/etc")
+    (root / "self.py").symlink_to("self.py")
     os.mkfifo(root / "pipe")
     found = {finding.file: finding.message for finding in tree.check(root)}
     assert {file: text.split(", ")[-1] for file, text in found.items()} == {
@@ -20,14 +25,55 @@ def test_links_that_leave_or_lead_nowhere_and_devices_are_found(tmp_path: Path) 
         "folder": "which is outside of the tree",
         "sub dir/up.py": "which is outside of the tree",
         "gone.py": "which does not exist",
+        "self.py": "which does not exist",
         "pipe": "is neither a file nor a directory",
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "rule", "make"),
+    [
+        ("away", "symlink", lambda path: path.symlink_to("/etc")),
+        (".airflowignore", "unreadable", lambda path: path.write_bytes(b"caf\xe9\n")),
+        ("data/huge.py", "memory", lambda path: (path.touch(), os.truncate(path, 33 << 20))),
+    ],
+)
+def test_tree_that_airflow_could_not_list_is_not_listed(
+    tmp_path: Path, name: str, rule: str, make: Callable[[Path], object]
+) -> None:
+    (tmp_path / "data").mkdir()
+    make(tmp_path / name)
+    files, found = tree.dag_files(tmp_path)
+    assert (files, [(finding.file, finding.rule) for finding in found]) == ([], [(name, rule)])
+
+
+def test_what_another_user_cannot_read_is_found() -> None:
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:
+        root = Path(directory)
+        root.chmod(0o755)
+        (root / "closed.py").touch(mode=0)
+        (root / "closed").mkdir(mode=0)
+        (root / "open.py").touch(mode=0o644)
+        reading, writing = os.pipe()
+        if not os.fork():
+            if not os.getuid():
+                os.setuid(65_534)
+            os.write(writing, " ".join(f"{finding.file}:{finding.rule}" for finding in tree.check(root)).encode())
+            os._exit(0)
+        os.wait()
+        assert os.read(reading, 1000) == b"closed:unreadable closed.py:unreadable"
+
+
+def test_name_that_is_no_text_is_shown_as_escapes() -> None:
+    assert tree.printable(Path(os.fsdecode(b"sub/caf\xe9\n.py"))) == r"sub/caf\xe9\n.py"
+    assert tree.printable(Path("größe 1.py")) == "größe 1.py"
 
 
 def test_names_prefer_a_literal_and_take_the_first_line() -> None:
     source = 'def load():\n    pass\n\nx = DAG("load")\ny = "load"\n\n@task\ndef save(): ...\n'
     assert places.names(source) == {"load": 4, "save": 8}
     assert places.names("def (") == {}
+    assert places.names("-" * 200_000 + "1") == {}
 
 
 def test_frames_are_those_of_the_tree() -> None:

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from ops_agent.metadata.shelf import columns
-from ops_agent.metadata.shelf.manifest import ArchiveError, Column, Table
+from ops_agent.metadata.shelf.manifest import Column, Table
 
 TYPES = {
     "b": "boolean",
@@ -53,19 +53,6 @@ def test_values_keep_their_types_and_texts() -> None:
 def test_null_is_not_the_empty_text() -> None:
     rows = [columns.checked(TABLE, read(t=text)) for text in ("", None)]
     assert [row.column("t").to_pylist() for row in rows] == [[""], [None]]
-
-
-# What the driver makes of infinity: it adds the days from 1970 to 2000 and wraps round.
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("z", -(2**63) + 946_684_799_999_999), ("z", -(2**63) + 946_684_800_000_000), ("day", -(2**31) + 10_956)],
-)
-def test_time_that_arrow_lacks_is_refused_with_its_table_and_column(name: str, value: int) -> None:
-    kind = columns.schema(TABLE).field(name).type
-    number = columns.schema(TABLE).get_field_index(name)
-    row = read().set_column(number, name, pa.array([value], pa.int32() if name == "day" else pa.int64()).cast(kind))
-    with pytest.raises(ArchiveError, match=rf"public\.x has a {name} that cannot be archived"):
-        columns.checked(TABLE, row)
 
 
 def test_expressions_read_as_text_what_arrow_lacks() -> None:

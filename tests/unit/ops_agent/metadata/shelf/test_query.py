@@ -46,6 +46,15 @@ def test_time_is_answered_in_utc(tmp_path: Path) -> None:
     assert answer == [["2026-01-01 10:00:00+00:00"]]
 
 
+def test_time_that_python_lacks_is_answered_as_postgres_has_it(tmp_path: Path) -> None:
+    runs = tuple({"id": n, "dag_id": "a", "end_date": time} for n, time in enumerate((0, -62_135_596_800_000_001)))
+    archives = [sample.write(tmp_path, runs=runs)]
+    answer = rows(archives, "SELECT end_date FROM dag_run ORDER BY id")
+    assert answer == [["1970-01-01 00:00:00+00:00"], ["0001-12-31 23:59:59.999999+00 BC"]]
+    with pytest.raises(ArchiveError, match="unnest"):
+        rows(archives, "SELECT list(end_date) FROM dag_run")
+
+
 def test_nothing_to_answer_is_no_row(tmp_path: Path) -> None:
     assert rows([sample.write(tmp_path)], "SELECT * FROM dag_run WHERE false") == []
 

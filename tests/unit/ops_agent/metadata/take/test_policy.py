@@ -42,6 +42,16 @@ def test_tables_have_their_own_retention() -> None:
     assert found.table("public.trigger") == timedelta(days=90)
 
 
+def test_retention_beyond_the_calendar_makes_nothing_old() -> None:
+    for text in ("999999d", "99999999w", "999999999999999999w"):
+        found = policy.parse({"retention": text}, TABLES)
+        assert {each.before.year for each in policy.wanted(found, {"a": []}, "*", NOW)} == {1}
+
+
+def test_duration_may_be_of_many_small_units() -> None:
+    assert policy.duration("31536000s", "retention") == timedelta(days=365)
+
+
 @pytest.mark.parametrize(
     ("document", "complaint"),
     [
