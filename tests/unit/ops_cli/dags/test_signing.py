@@ -3,6 +3,7 @@
 import io
 import json
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ def test_converge_signs_what_it_packed_and_nothing_else(
     archive.pack(tree, header, stream)
     stream.seek(0)
     made = store.publish(stream).id
-    command = [str(root / ".venv/bin/python"), str(root / "roles/airflow_dags/files/sign_release.py")]
+    command = [sys.executable, str(root / "roles/airflow_dags/files/sign_release.py")]
     done = subprocess.run(
         [*command, str(key), str(packed), "abc"],
         input=json.dumps({"release": made, "text": store.text(made)}),
