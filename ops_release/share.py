@@ -36,7 +36,7 @@ def published(share: Path, release_id: str) -> Manifest:
         current = linked(share, "current")
         lost = current is None or not (share / "releases" / current).is_dir()
         kind = ReleaseError if lost else GoneError
-        raise kind(f"there is no release {release_id} on the share; see `ops releases`")
+        raise kind(f"there is no release {release_id} on the share; see `ops releases list --env ENV`")
     return load(directory)
 
 

@@ -37,7 +37,7 @@ def refuse_unsigned(release_id: str, text: str, signature: str, signers: Path, s
         raise UnsignedError(f"this host trusts no key ({signers} is missing); converge role airflow_dags")
     if not signature:
         raise UnsignedError(
-            f"release {release_id} is not signed; look at it, then type: ops releases sign {release_id}"
+            f"release {release_id} is not signed; look at it, then type: ops releases sign {release_id} --env ENV"
         )
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".sig") as armored:
         armored.write(signature)

@@ -127,9 +127,10 @@ def _links(arguments: Namespace) -> dict[str, Any]:
 def _show(arguments: Namespace) -> dict[str, Any]:
     # A release never changes: this host's copy, which was verified, says the same as the share, and sooner.
     with suppress(ReleaseError):
-        return asdict(_cache(arguments).load(arguments.id))
+        return asdict(_cache(arguments).load(arguments.id)) | {"refusal": ""}
     refuse_silence(arguments.share)
-    return asdict(_store(arguments).load(arguments.id))
+    store = _store(arguments)
+    return asdict(store.load(arguments.id)) | {"refusal": store.refusal(arguments.id)}
 
 
 def _diff(arguments: Namespace) -> dict[str, Any]:
@@ -169,7 +170,7 @@ def _prune(arguments: Namespace) -> dict[str, Any]:
         needed = database.needed(cursor, arguments.clearable_days)
     refuse_silence(arguments.share)
     become(arguments.publisher)
-    return _store(arguments).prune(arguments.keep, needed)
+    return _store(arguments).prune(arguments.keep, needed, dry_run=arguments.dry_run)
 
 
 def _warm(arguments: Namespace) -> dict[str, Any]:

@@ -15,12 +15,12 @@ On the publisher host, as root:
                         "current", "previous", "unfinished_runs": N, or null if the database is silent,
                         "error": "" or why the release is unusable: damaged, or not signed}]}, the newest first
     links               {"current", "previous", "releases": [{"id"}]}: the same without reading each
-    show ID             the manifest: publish's keys with "id" for "release", "validation": {...} or null,
-                        "files": {path: {"sha256", "size", "executable"}}, "links": {path: target}
+    show ID             {"refusal": as current_refusal of status} and the manifest: publish's keys with "id" for "release",
+                        "validation": {...} or null, "files": {path: {"sha256", "size", "executable"}}, "links": {path: target}
     diff OLD NEW        {"from", "to", "added", "removed", "changed": [paths], "unchanged": N}
     restore             {"restored": [ids], "current"}: puts back from this host's copies what the share has lost, and
                         makes the last good release current if none is
-    prune --keep N [--clearable-days D]
+    prune --keep N [--clearable-days D] [--dry-run]
                         {"removed": [ids], "kept": [{"id", "reasons": [...]}]}; refused while the database is silent
 
 On every Airflow host, as root or airflow:
@@ -97,6 +97,7 @@ def add(verbs: Any) -> None:
     prune.add_argument(
         "--clearable-days", type=float, default=CLEARABLE_DAYS, help="keep what runs that ended since then began on"
     )
+    prune.add_argument("--dry-run", action="store_true", help="say what would be removed")
     warm = actions.add_parser("warm", help="copy it to this host")
     warm.add_argument("id", nargs="?", help="default: the current release")
     warm.add_argument("--unused-days", type=float, default=7.0, help="remove other copies unused for so long")
