@@ -15,8 +15,9 @@ On the publisher host, as root:
                         "current", "previous", "unfinished_runs": N, or null if the database is silent,
                         "error": "" or why the release is unusable: damaged, or not signed}]}, the newest first
     links               {"current", "previous", "releases": [{"id"}]}: the same without reading each
-    show ID             {"refusal": as current_refusal of status} and the manifest: publish's keys with "id" for "release",
-                        "validation": {...} or null, "files": {path: {"sha256", "size", "executable"}}, "links": {path: target}
+    show ID             {"refusal": as current_refusal of status}, and the manifest: publish's keys with "id" for
+                        "release", "validation": {...} or null,
+                        "files": {path: {"sha256", "size", "executable"}}, "links": {path: target}
     diff OLD NEW        {"from", "to", "added", "removed", "changed": [paths], "unchanged": N}
     restore             {"restored": [ids], "current"}: puts back from this host's copies what the share has lost, and
                         makes the last good release current if none is
