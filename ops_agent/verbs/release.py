@@ -18,7 +18,6 @@ On the publisher host, as root:
     show ID             {"refusal": as current_refusal of status}, and the manifest: publish's keys with "id" for
                         "release", "validation": {...} or null,
                         "files": {path: {"sha256", "size", "executable"}}, "links": {path: target}
-    diff OLD NEW        {"from", "to", "added", "removed", "changed": [paths], "unchanged": N}
     restore             {"restored": [ids], "current"}: puts back from this host's copies what the share has lost, and
                         makes the last good release current if none is
     prune --keep N [--clearable-days D] [--dry-run]
@@ -28,7 +27,6 @@ On every Airflow host, as root or airflow:
 
     warm [ID]           {"release", "copied": bool, "cleaned": [ids], "seconds"}: the host's copy is there and verified,
                         one that was damaged made anew. Exit code 4: the release was removed from the share for good
-    verify ID           {"release", "differences": [...]}: reads the host's whole copy again
     status              {"share": "" or what is wrong, "current", "current_source", "current_refusal": "" or why no
                         host would take it, "previous", "cache": {"path", "last_good", "releases": [ids]},
                         "dag_processor": null or {"release", "since", "checked", "problem"}}
@@ -82,17 +80,9 @@ def add(verbs: Any) -> None:
     sign = actions.add_parser("sign", help="put a signature beside its manifest")
     sign.add_argument("id")
     sign.add_argument("--signature", required=True, help="the base64 of what `ssh-keygen -Y sign` printed")
-    of_one = {
-        "manifest": "print its manifest's text",
-        "flip": "make it current",
-        "show": "print its manifest",
-        "verify": "check this host's copy",
-    }
+    of_one = {"manifest": "print its text", "flip": "make it current", "show": "print its manifest"}
     for name, text in of_one.items():
         actions.add_parser(name, help=text).add_argument("id")
-    diff = actions.add_parser("diff", help="print which files differ")
-    diff.add_argument("old")
-    diff.add_argument("new")
     prune = actions.add_parser("prune", help="remove what nothing needs")
     prune.add_argument("--keep", type=int, required=True)
     prune.add_argument(

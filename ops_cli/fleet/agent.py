@@ -1,10 +1,8 @@
 """Runs a verb of `ops-agent` that prints JSON lines on one host; the last line is its result."""
 
-import getpass
 import io
 import json
 import shlex
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -62,11 +60,6 @@ def meaning(error: RemoteError) -> OpsError:
         repair = hints.playbook(error.host.env, "--tags ops_agent,metadata_archive")
         return OpsError(f"{reason.splitlines()[-1]}; the host's ops-agent is another version: type {repair}")
     return OpsError(reason)
-
-
-def who() -> str:
-    """Return who types, and where, as locks and archives name them."""
-    return f"{getpass.getuser()}@{socket.gethostname()}"
 
 
 def _read(host: Host, line: str) -> Line:

@@ -1,9 +1,7 @@
 """What every command that changes something takes first: a lock that names its holder and leaves an audit line."""
 
-import getpass
 import json
 import shlex
-import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +11,7 @@ from typing import Any
 
 from ops_cli.console import hints
 from ops_cli.console.errors import ExitCode, OpsError
-from ops_cli.fleet import ssh
+from ops_cli.fleet import caller, ssh
 from ops_cli.fleet.conversation import Conversation, RemoteError
 from ops_cli.fleet.inventory import Host, Inventory
 
@@ -56,12 +54,12 @@ def operation(fleet: Inventory, verb: str, *, lock: str, reason: str = "") -> It
     Raises LockHeldError if another operation has it, UnreachableError if the database host cannot be asked. An error of
     the block is written into the audit line and raised on.
     """
-    keeper = fleet.tier("database")[0]
-    with ssh.converse(keeper, f"{ssh.AGENT} operation --lock {shlex.quote(lock)}") as conversation:
+    database = fleet.database
+    with ssh.converse(database, f"{ssh.AGENT} operation --lock {shlex.quote(lock)}") as conversation:
         conversation.send(json.dumps(_introduction(verb, reason)))
         answer = _read(next(conversation.lines(_LOCK_TIMEOUT_SECONDS), ""))
         if not answer.get("held"):
-            raise _refusal(keeper, lock, answer, conversation)
+            raise _refusal(database, lock, answer, conversation)
         over = Event()
         running = Operation(conversation)
         Thread(
@@ -78,14 +76,14 @@ def operation(fleet: Inventory, verb: str, *, lock: str, reason: str = "") -> It
 
 
 def _introduction(verb: str, reason: str) -> dict[str, str]:
-    return {"who": getpass.getuser(), "from": socket.gethostname(), "verb": verb, "reason": reason}
+    return {"who": caller.user(), "from": caller.machine(), "verb": verb, "reason": reason}
 
 
-def _refusal(keeper: Host, lock: str, answer: dict[str, Any], conversation: Conversation) -> OpsError:
+def _refusal(database: Host, lock: str, answer: dict[str, Any], conversation: Conversation) -> OpsError:
     if "held" not in answer:
         return OpsError(
-            f"{keeper.name}: the lock {lock} could not be asked for: {conversation.failure()}; "
-            f"type: {hints.playbook(keeper.env, '--tags ops_agent')}"
+            f"{database.name}: the lock {lock} could not be asked for: {conversation.failure()}; "
+            f"type: {hints.playbook(database.env, '--tags ops_agent')}"
         )
     holder = answer.get("holder", {})
     return LockHeldError(
