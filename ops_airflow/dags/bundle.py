@@ -85,7 +85,7 @@ class ReleaseBundle(BaseDagBundle):  # type: ignore[misc]
                 self._follow()
         except GoneError as error:
             reason = (
-                f"release {self.version}, on which this run began, was removed by `ops releases prune`. "
+                f"release {self.version}, on which this run began, was pruned from the share. "
                 "To run it on the current one, clear it with `Run with latest bundle version` ticked"
             )
             log.error("%s (%s)", reason, error)  # noqa: TRY400 - one line

@@ -111,10 +111,12 @@ def load(env: str, home: Path) -> Inventory:
     if key and (kept := remembered.recall(directory, key)):
         with suppress(TypeError, KeyError):
             hosts = tuple(Host(**host) for host in kept["hosts"])
-            return Inventory(env, hosts, {name: tuple(members) for name, members in kept["groups"].items()})
+            groups = {name: tuple(members) for name, members in kept["groups"].items()}
+            return Inventory(env, hosts, groups, kept["signing_key"])
     found = parse(env, _list(env, home))
     if key:
-        remembered.keep(directory, key, {"hosts": [asdict(host) for host in found.hosts], "groups": dict(found.groups)})
+        answer = {"groups": dict(found.groups), "signing_key": found.signing_key}
+        remembered.keep(directory, key, {"hosts": [asdict(host) for host in found.hosts], **answer})
     return found
 
 

@@ -137,7 +137,7 @@ def pinned_without_a_copy_or_share_is_put_off(place: Place) -> None:
 def pinned_to_what_was_pruned_is_failed_and_says_what_to_do(place: Place) -> None:
     shutil.rmtree(place.store.path(place.new))
     failure = raised(place.bundle(place.new), AirflowFailException)
-    assert "was removed by `ops releases prune`" in str(failure), failure
+    assert "was pruned from the share" in str(failure), failure
     assert "Run with latest bundle version" in str(failure), failure
 
 

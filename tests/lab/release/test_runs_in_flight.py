@@ -201,7 +201,7 @@ def test_task_that_is_cleared_after_its_release_was_pruned_fails_at_once(
     third = "SELECT state, try_number FROM task_instance WHERE run_id = 'done' AND task_id = 'third'"
     wait_until(lambda: scratch.ask(third) == ["failed|2"], deadline=120, what="the cleared task to fail for good")
     log = scratch.shell("cat log/dag_id=cleared/run_id=done/task_id=third/*.log")
-    assert f"release {old}, on which this run began, was removed by `ops releases prune`" in log
+    assert f"release {old}, on which this run began, was pruned from the share" in log
 
 
 SLOW = """
