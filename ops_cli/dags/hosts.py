@@ -10,6 +10,7 @@ from typing import Any
 
 from ops_cli.console import hints
 from ops_cli.console.errors import OpsError, UsageError
+from ops_cli.dags import signing
 from ops_cli.dags.source import FOLDER, Source, write_header
 from ops_cli.fleet import ssh
 from ops_cli.fleet.conversation import RemoteError
@@ -31,7 +32,7 @@ find /var/lib -maxdepth 1 -name 'gate-*' -mmin +60 -exec rm -rf {} +
 directory=$(mktemp -d /var/lib/gate-XXXXXX)
 trap 'rm -rf "$directory"' EXIT
 chmod 0755 "$directory"
-tar --extract --no-same-owner --file - --directory "$directory"
+tar --extract --no-same-owner --no-same-permissions --file - --directory "$directory"
 /usr/local/bin/ops-agent validate --confined --format "$1" --options "$2" "$directory/$3" </dev/null
 """
 
@@ -77,7 +78,8 @@ class ReleaseHosts:
         return "\n".join(lines) + "\n", False
 
     def publish(self, source: Source, report: Mapping[str, Any], work: Path) -> dict[str, Any]:
-        """Make a release of a packed tree; nothing serves it yet."""
+        """Make a release of a packed tree and sign it; nothing serves it yet."""
+        key = self.signer()
         stream = work / "release.tar"
         with stream.open("wb") as sink, source.archive.open("rb") as packed:
             write_header(json.dumps(source.header(report)).encode(), sink)
@@ -90,7 +92,23 @@ class ReleaseHosts:
             published: dict[str, Any] = json.loads(lines[-1])
         except (ValueError, IndexError):
             raise OpsError(f"{self.publisher.name}: ops-agent printed {' '.join(lines)[:80]!r}, no release") from None
+        text = self.manifest(published["release"])
+        # What the share says now, whoever wrote it there, must be what this machine has sent.
+        signing.refuse_other(text, source.files, {"id": published["release"], **source.header(report)})
+        self.sign(published["release"], key.sign(text))
         return published
+
+    def signer(self) -> signing.Signer:
+        """Return the key that signs this fleet's releases. Raises UsageError if it is not on this machine."""
+        return signing.signer(self.fleet.signing_key)
+
+    def manifest(self, release: str) -> str:
+        """Return a release's manifest as it stands on the share, to be signed."""
+        return str(self._release(f"manifest {shlex.quote(release)}")["text"])
+
+    def sign(self, release: str, signature: str) -> None:
+        """Put a signature beside a release's manifest, without which no host takes it."""
+        self._release(f"sign {shlex.quote(release)} --signature {shlex.quote(signature)}")
 
     def warm(self, release: str) -> list[Warmed]:
         """Have every Airflow host copy a release, all at once."""
@@ -136,9 +154,10 @@ class ReleaseHosts:
                 return self.show(release)
         return {}
 
-    def prune(self, keep: int, *, dry_run: bool) -> dict[str, Any]:
+    def prune(self, keep: int, clearable_days: float, *, dry_run: bool) -> dict[str, Any]:
         """Remove the releases that nothing needs but the `keep` newest, or with `dry_run` say which."""
-        return self._release(f"prune --keep {keep}{' --dry-run' * dry_run}", _PUBLISH_SECONDS)
+        words = f"prune --keep {keep} --clearable-days {clearable_days:g}{' --dry-run' * dry_run}"
+        return self._release(words, _PUBLISH_SECONDS)
 
     def _release(self, words: str, seconds: float = _QUICK_SECONDS) -> dict[str, Any]:
         return self._json(self.publisher, f"release {words}", seconds)

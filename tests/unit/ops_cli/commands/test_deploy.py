@@ -76,6 +76,9 @@ class Fleet:
         self.calls.append("validate")
         return json.dumps(self.report), self.refused
 
+    def signer(self) -> None:
+        return
+
     def publish(self, packed: Source, validation: dict[str, Any], _work: Path) -> dict[str, Any]:
         self.calls.append("publish")
         origin = {"commit": packed.commit, "author": packed.author, "message": packed.message}

@@ -8,7 +8,7 @@ import pytest
 
 from ops_agent.dags import stream as archive
 from ops_cli.console.errors import OpsError, UsageError
-from ops_cli.dags import source
+from ops_cli.dags import hosts, source
 from ops_cli.fleet import caller
 
 
@@ -147,6 +147,48 @@ def test_branch_of_a_remote_is_fetched_and_packed(dags: Path, work: Path) -> Non
 def test_branch_that_does_not_exist_is_an_error(dags: Path, work: Path) -> None:
     with pytest.raises(OpsError, match=r"git clone.*gone"):
         source.clone(f"file://{dags.parent}", "gone", work)
+
+
+def test_commit_that_only_makes_a_file_executable_is_another_release(dags: Path, work: Path, tmp_path: Path) -> None:
+    before = source.collect(dags, work)
+    (dags / "a.py").chmod(0o755)
+    git(dags, "commit", "-q", "-a", "-m", "Only a mode")
+    (tmp_path / "again").mkdir()
+    after = source.collect(dags, tmp_path / "again")
+    assert after.digest != before.digest
+    assert {name for name, one in after.files.items() if before.files[name] != one} == {"a.py"}
+
+
+def test_digest_is_the_hosts_whatever_may_be_executed(tmp_path: Path, work: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for name, mode in (("a.py", 0o644), ("run.sh", 0o755), ("private.py", 0o600), ("setuid", 0o4755)):
+        (tree / name).write_text(name)
+        (tree / name).chmod(mode)
+    (tree / "link").symlink_to("run.sh")
+    packed = source.collect(tree, work)
+    stream = io.BytesIO()
+    archive.pack(tree, {"author": "a", "message": "m"}, stream)
+    stream.seek(0)
+    with tarfile.open(fileobj=stream) as sent:
+        header = sent.extractfile("release.json")
+        assert header is not None
+        assert json.load(header)["digest"] == packed.digest
+    with tarfile.open(packed.archive) as written:
+        modes = {member.name: member.mode for member in written if member.isfile()}
+    assert modes == {"dags/a.py": 0o644, "dags/run.sh": 0o755, "dags/private.py": 0o644, "dags/setuid": 0o755}
+
+
+def test_gates_tar_keeps_no_mode_that_the_umask_forbids(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "s").write_text("x")
+    (tree / "s").chmod(0o4777)
+    subprocess.run(["tar", "-C", str(tree), "-cf", str(tmp_path / "s.tar"), "s"], check=True)
+    (line,) = (line for line in hosts._GATE.splitlines() if line.startswith("tar "))  # noqa: SLF001
+    script = f"umask 022; directory={tmp_path / 'out'}; mkdir $directory; {line} <{tmp_path / 's.tar'}"
+    subprocess.run(["sh", "-ec", script], check=True)
+    assert (tmp_path / "out/s").stat().st_mode & 0o7777 == 0o755
 
 
 def test_checkout_of_another_user_is_refused_with_the_reason_of_git(
