@@ -61,6 +61,7 @@ test-chaos: .venv/.locked ## the failure stories of schedulers and deploys on th
 
 test-bench: lab ## the figures that docs/figures.md quotes, but for the lab's own build time, about two and a half hours
 	python -m tests.bench.memory
+	python -m tests.bench.cli
 	python -m tests.bench.chain_hop
 	python -m tests.bench.slots
 	python -m tests.bench.converge

@@ -3,8 +3,7 @@
 import inspect
 import sys
 
-import typer
-from typer.core import TyperCommand, TyperGroup
+import click
 
 from ops_cli.console.errors import ExitCode
 from ops_cli.main import app
@@ -17,7 +16,11 @@ Generated from the command itself by `python -m ops_cli.reference`; a test fails
 `ops` runs on the control node, reads the fleet from `inventories/<env>` and reaches the hosts over SSH as Ansible does:
 same address, user, key and known hosts. It starts in any directory of the checkout, or anywhere if `OPS_HOME` names it.
 Where the inventory has an encrypted vault, `ANSIBLE_VAULT_PASSWORD_FILE` names the file with its password.
-Answers go to stdout, talk and errors to stderr. `NO_COLOR` is honoured.
+Answers go to stdout, talk and errors to stderr. `NO_COLOR` is honoured. The environment is that of `--env`, before or
+after the command, else `OPS_ENV`, else the lab.
+
+The shell completes commands, options, environments and hosts after `eval "$(_OPS_COMPLETE=bash_source ops)"` in
+~/.bashrc (`zsh_source` in ~/.zshrc, or fish's `_OPS_COMPLETE=fish_source ops | source`).
 """
 
 _MEANINGS = {
@@ -33,30 +36,40 @@ _MEANINGS = {
 
 def page() -> str:
     """Return the whole page."""
-    group = typer.main.get_command(app)
-    if not isinstance(group, TyperGroup):
-        raise TypeError("the app has one command alone and no longer a group")
-    parts = [_HEAD, "## Options before the command\n", _options(group, "ops")]
-    for name, command in commands(group).items():
-        parts += [f"## `ops {name}`\n", inspect.cleandoc(command.help or "") + "\n", _options(command, f"ops {name}")]
+    parts = [_HEAD, "## Options before the command\n", _options(app)]
+    for name, command in commands(app).items():
+        usage = " ".join(["ops", name, *command.collect_usage_pieces(_context(command))])
+        parts += [
+            f"## `ops {name}`\n",
+            f"    {usage}\n",
+            inspect.cleandoc(command.help or "") + "\n",
+            _options(command),
+        ]
     codes = [f"| {code.value} | {_MEANINGS[code]} |" for code in ExitCode]
     return "\n".join([*parts, "## Exit codes\n", "| code | meaning |", "|---|---|", *codes]) + "\n"
 
 
-def commands(group: TyperGroup) -> dict[str, TyperCommand]:
+def commands(group: click.Group) -> dict[str, click.Command]:
     """Return all commands by what is typed, those of groups within too."""
-    found: dict[str, TyperCommand] = {}
-    for name, command in group.commands.items():
-        if isinstance(command, TyperGroup):
+    found: dict[str, click.Command] = {}
+    context = _context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if isinstance(command, click.Group):
             found |= {f"{name} {verb}": inner for verb, inner in commands(command).items()}
-        elif isinstance(command, TyperCommand):
+        elif command:
             found[name] = command
     return found
 
 
-def _options(command: TyperCommand | TyperGroup, usage: str) -> str:
-    context = command.make_context(usage, [], resilient_parsing=True)
-    records = [record for parameter in command.params if (record := parameter.get_help_record(context))]
+def _context(command: click.Command) -> click.Context:
+    return click.Context(command, info_name="ops")
+
+
+def _options(command: click.Command) -> str:
+    context = _context(command)
+    shown = [option for option in command.get_params(context) if "--help" not in option.opts]
+    records = [record for option in shown if (record := option.get_help_record(context))]
     rows = [f"| `{option.replace('|', chr(92) + '|')}` | {' '.join(text.split())} |" for option, text in records]
     return "\n".join(["| option | meaning |", "|---|---|", *rows]) + "\n"
 

@@ -30,7 +30,7 @@ def published(share: Path, release_id: str) -> Manifest:
     """Read a release's manifest; raise ReleaseError if there is no such release."""
     directory = share / "releases" / refuse_id(release_id)
     if not directory.is_dir():
-        raise ReleaseError(f"there is no release {release_id} on the share; see `ops releases`")
+        raise ReleaseError(f"there is no release {release_id} on the share; see `ops releases list --env ENV`")
     return load(directory)
 
 

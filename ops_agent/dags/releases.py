@@ -148,7 +148,7 @@ def _prune(arguments: Namespace) -> dict[str, Any]:
         needed = database.needed(cursor)
     refuse_silence(arguments.share)
     become(arguments.publisher)
-    return Store(arguments.share).prune(arguments.keep, needed)
+    return Store(arguments.share).prune(arguments.keep, needed, dry_run=arguments.dry_run)
 
 
 def _warm(arguments: Namespace) -> dict[str, Any]:

@@ -165,12 +165,15 @@ class Store:
             durable.replace_link(self.root / "current", f"releases/{release_id}")
         return {"release": release_id, "previous": old, "changed": True}
 
-    def prune(self, keep: int, needed: Mapping[str, list[str]]) -> dict[str, Any]:
-        """Remove all but the `keep` newest releases; `needed` gives by id why a release must stay besides."""
+    def prune(self, keep: int, needed: Mapping[str, list[str]], *, dry_run: bool = False) -> dict[str, Any]:
+        """Remove all but the `keep` newest releases; `needed` gives by id why a release must stay besides.
+
+        With `dry_run` only say which.
+        """
         with self.writing():
             reasons = self._reasons(keep, needed)
             removed = [release_id for release_id, why in reasons.items() if not why]
-            for release_id in removed:
+            for release_id in () if dry_run else removed:
                 # Gone by one rename, so that nobody finds half of it.
                 grave = self.staging / f"old-{release_id}"
                 durable.remove(grave)

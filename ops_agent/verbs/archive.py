@@ -212,7 +212,7 @@ def _sources(store: Store, first: str | None) -> Iterator[Any]:
         if source.manifest.state != PRUNING:
             yield source
         elif archive_id == first:
-            raise ArchiveError(f"archive {first} is being removed; type ops archive prune to finish that")
+            raise ArchiveError(f"archive {first} is being removed; type ops archive prune --env ENV to finish that")
 
 
 class _Progress:

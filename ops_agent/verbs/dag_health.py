@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ops_agent.host import python
+from ops_agent.host import python, settings
 from ops_release import BUNDLE, ReleaseError, database
 from ops_release.database import CONFIGURATION
 
@@ -42,17 +42,25 @@ def add(verbs: Any) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    """Print {"pools": {name: slots}, "import_errors", "parse_seconds": {file: s}, "succeeded", "failed", …}."""
+    """Print {"pools", "queues", "import_errors", "parse_seconds": {file: s}, "succeeded", "failed", "failed_dags"}."""
     python.require("psycopg2")
     try:
         with database.connected(arguments.configuration) as cursor:
-            answer = collect(cursor, arguments.since)
+            answer = collect(cursor, arguments.since) | {"queues": _queues()}
     except ReleaseError as error:
         sys.stderr.write(f"ops-agent dag-health: {error}\n")
         return 1
     sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()
     return 0
+
+
+def _queues() -> list[str] | None:
+    """Return the queues that workers of the fleet serve, as Ansible told this host; None if it did not."""
+    try:
+        return sorted(settings.load().queues)
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def collect(cursor: Any, since_seconds: float, bundle: str = BUNDLE) -> dict[str, Any]:

@@ -31,8 +31,9 @@ def hold(name: str, *, run_directory: Path = RUN_DIRECTORY, audit_file: Path = A
     """Hold lock `name` until standard input ends; return 0, or 5 if another operation has it.
 
     Standard input is a line of JSON that says who asks (any keys, among them `verb`), then lines to stay alive, either
-    empty or JSON to add to the audit line (`hosts`, `result`). Standard output is one line: `{"held": true}`, or
-    `{"held": false, "holder": {...}}` with what the holder said of itself and `since`.
+    empty or JSON to add to the audit line (`hosts`, `result`). Standard output is a line, `{"held": true}`, or
+    `{"held": false, "holder": {...}}` with what the holder said of itself and `since`; then a line for each empty one
+    (`answers`), by which the other side knows that it was heard and the lock is held on.
     """
     said = json.loads(sys.stdin.readline())
     run_directory.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -46,7 +47,7 @@ def hold(name: str, *, run_directory: Path = RUN_DIRECTORY, audit_file: Path = A
         lock.truncate(0)
         lock.write(json.dumps(entry))
         lock.flush()
-        _say({"held": True})
+        _say({"held": True, "answers": True})
         entry |= _listen(sys.stdin.fileno())
         _audit(audit_file, entry | {"until": _now()})
     return 0
@@ -60,9 +61,22 @@ def _listen(source: int) -> dict[str, Any]:
         selector.register(source, selectors.EVENT_READ)
         while selector.select(SILENCE_SECONDS) and (chunk := os.read(source, 65536)):
             *lines, buffer = (buffer + chunk).split(b"\n")
-            for line in filter(None, lines):
-                told |= json.loads(line)
+            for line in lines:
+                if line:
+                    told |= json.loads(line)
+                elif not _answered():
+                    return told
     return told
+
+
+def _answered() -> bool:
+    try:
+        _say({"held": True})
+    except OSError:
+        # Nobody listens any more; what is written at exit must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
 
 
 def _holder(lock: IO[str]) -> dict[str, Any]:

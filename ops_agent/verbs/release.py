@@ -17,7 +17,8 @@ On the publisher host, as root:
     diff OLD NEW        {"from", "to", "added", "removed", "changed": [paths], "unchanged": N}
     restore             {"restored": [ids], "current"}: puts back from this host's copies what the share has lost, and
                         makes the last good release current if none is
-    prune --keep N      {"removed": [ids], "kept": [{"id", "reasons": [...]}]}; refused while the database is silent
+    prune --keep N [--dry-run]
+                        {"removed": [ids], "kept": [{"id", "reasons": [...]}]}; refused while the database is silent
 
 On every Airflow host, as root or airflow:
 
@@ -75,7 +76,9 @@ def add(verbs: Any) -> None:
     diff = actions.add_parser("diff", help="print which files differ")
     diff.add_argument("old")
     diff.add_argument("new")
-    actions.add_parser("prune", help="remove what nothing needs").add_argument("--keep", type=int, required=True)
+    prune = actions.add_parser("prune", help="remove what nothing needs")
+    prune.add_argument("--keep", type=int, required=True)
+    prune.add_argument("--dry-run", action="store_true", help="say what would be removed")
     warm = actions.add_parser("warm", help="copy it to this host")
     warm.add_argument("id", nargs="?", help="default: the current release")
     warm.add_argument("--unused-days", type=float, default=7.0, help="remove other copies unused for so long")

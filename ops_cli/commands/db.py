@@ -2,47 +2,43 @@
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-from rich.console import Console, Group, RenderableType
+import click
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ops_cli.console.options import Format
-from ops_cli.console.tables import duration, size
+from ops_cli.console import options
+from ops_cli.console.options import Format, Shared
+from ops_cli.console.tables import console, duration, size
 from ops_cli.fleet import agent, inventory
-
-app = typer.Typer(help="Look into the metadata database.", rich_markup_mode=None)
 
 _Cells = Callable[[Any], Sequence[str]]
 
 
-@app.callback()
+@click.group()
 def db() -> None:
     """Look into the metadata database."""
 
 
-@app.command("analyze")
-def analyze(
-    ctx: typer.Context,
-    *,
-    env: Annotated[str | None, typer.Option(help="The environment, if not given before the command.")] = None,
-    output: Annotated[Format, typer.Option("--format", help="A report to read, or JSON to parse.")] = Format.TABLE,
-) -> None:
+@db.command()
+@options.env
+@options.output("A report to read, or JSON to parse.")
+@click.pass_obj
+def analyze(shared: Shared, *, output: Format) -> None:
     """Report the slowest statements, indexes that are unused or missing, bloat, wraparound and connections.
 
     Reads the server's own statistics and no table, so it is safe at any time. Bloat is an estimate. The JSON has the
     keys database, size_bytes, counted_since, statements, unused_indexes, unindexed_foreign_keys, sequential_scans,
     table_bloat, index_bloat, wraparound and connections.
     """
-    fleet = inventory.load(env or ctx.obj["env"], inventory.find_home())
+    fleet = inventory.load(shared.env, inventory.find_home())
     report = agent.result(fleet.tier("database")[0], ["analyze"])
     if output is Format.JSON:
-        typer.echo(json.dumps(report, indent=2))
+        click.echo(json.dumps(report, indent=2))
         return
-    console = Console(highlight=False)
-    (console if console.is_terminal else Console(highlight=False, width=160)).print(draw(report))
+    console().print(draw(report))
 
 
 def draw(report: agent.Line) -> RenderableType:

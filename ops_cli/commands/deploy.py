@@ -5,15 +5,15 @@ import tempfile
 import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+import click
 
-from ops_cli.console import prompt
+from ops_cli.console import hints, options, prompt
 from ops_cli.console.errors import OpsError
-from ops_cli.console.options import Format
+from ops_cli.console.options import Format, Shared
 from ops_cli.console.steps import Steps
-from ops_cli.dags import changes, draw, last_tried, source, stranded, watch
+from ops_cli.dags import changes, draw, git, last_tried, source, stranded, watch
 from ops_cli.dags.deployment import Deployment
 from ops_cli.dags.hosts import ReleaseHosts, connected
 from ops_cli.dags.rollout import Expected, Result, Rollout
@@ -26,27 +26,47 @@ _HOUR_SECONDS = 3600
 class RefusedError(OpsError):
     """The gate refused the tree; the text has the first findings."""
 
+    of_the_commit = True
 
-def deploy(  # noqa: PLR0913, PLR0917
-    ctx: typer.Context,
-    path: Annotated[Path, typer.Argument(help="The directory of DAG files.")] = Path("dags"),
-    git_ref: Annotated[str, typer.Option("--git-ref", help="Deploy this commit, branch or tag, not HEAD.")] = "",
-    git_url: Annotated[
-        str, typer.Option("--git-url", help="Fetch --git-ref, a branch or tag, from there; PATH is within it.")
-    ] = "",
-    if_moved: Annotated[
-        Path | None, typer.Option(help="With --git-url: only a head that this file does not remember; for a timer.")
-    ] = None,
-    message: Annotated[str, typer.Option(help="What to remember it by; the commit's subject if not given.")] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Validate and compare; change nothing.")] = False,  # noqa: FBT002
-    watch_for: Annotated[
-        str, typer.Option("--watch", metavar="DURATION", help="Look after it for so long (10m) and roll back if worse.")
-    ] = "",
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,  # noqa: FBT002
-    allow_dirty: Annotated[bool, typer.Option("--allow-dirty", help="Deploy uncommitted changes too.")] = False,  # noqa: FBT002
-    force: Annotated[bool, typer.Option("--force", help=stranded.FORCE)] = False,  # noqa: FBT002
-    env: Annotated[str | None, typer.Option(help="The environment, if not given before the command.")] = None,
-    output: Annotated[Format, typer.Option("--format", help="Words to read, or one JSON object.")] = Format.TABLE,
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path), default=Path("dags"), help="The directory of DAG files.")
+@click.option("--git-ref", default="", help="Deploy this commit, branch or tag, not HEAD.")
+@click.option("--git-url", default="", help="Fetch --git-ref, a branch or tag, from there; PATH is within it.")
+@click.option(
+    "--if-moved",
+    type=click.Path(path_type=Path),
+    help="With --git-url: only a head that this file does not remember; for a timer.",
+)
+@click.option("--message", default="", help="What to remember it by; the commit's subject if not given.")
+@options.dry_run("Validate and compare; change nothing.")
+@click.option(
+    "--watch",
+    "watch_for",
+    default="",
+    metavar="DURATION",
+    help="Look after it for so long (10m) and roll back if worse.",
+)
+@options.yes
+@options.flag("--allow-dirty", "Deploy uncommitted changes too.")
+@options.flag("--force", stranded.FORCE)
+@options.env
+@options.output("Words to read, or one JSON object.")
+@click.pass_obj
+def deploy(  # noqa: PLR0913 - options of a command
+    shared: Shared,
+    path: Path,
+    *,
+    git_ref: str,
+    git_url: str,
+    if_moved: Path | None,
+    message: str,
+    dry_run: bool,
+    watch_for: str,
+    yes: bool,
+    allow_dirty: bool,
+    force: bool,
+    output: Format,
 ) -> None:
     """Put a directory of DAG files into service as a new release; runs in flight finish on the code they began with.
 
@@ -69,7 +89,7 @@ def deploy(  # noqa: PLR0913, PLR0917
     memory = last_tried.memory(if_moved, git_url, git_ref)
     if memory and not memory.moved():
         return
-    fleet = inventory.load(env or ctx.obj["env"], inventory.find_home())
+    fleet = inventory.load(shared.env, inventory.find_home())
     lock: AbstractContextManager[Operation | None] = (
         nullcontext() if dry_run else operation(fleet, "deploy", lock="dags", reason=message)
     )
@@ -78,7 +98,7 @@ def deploy(  # noqa: PLR0913, PLR0917
         job, commit = _Job(hosts, steps, done, held, force=force), ""
         try:
             if git_url:
-                steps.now(f"fetching {source.without_login(git_url)}")
+                steps.now(f"fetching {git.without_login(git_url)}")
                 path, git_ref = source.clone(git_url, git_ref, Path(work)) / path, ""
             packed = source.collect(path, Path(work), ref=git_ref, message=message, allow_dirty=allow_dirty)
             commit = packed.commit
@@ -91,14 +111,14 @@ def deploy(  # noqa: PLR0913, PLR0917
         except BaseException as error:
             done.error = str(error) or "interrupted"
             if memory and not dry_run:
-                memory.note_failure(commit, done, error)
+                memory.note_failure(commit, error)
             if output is Format.JSON:
-                typer.echo(json.dumps(done.as_json()))
+                click.echo(json.dumps(done.as_json()))
             raise
     if output is Format.JSON:
-        typer.echo(json.dumps(done.as_json()))
+        click.echo(json.dumps(done.as_json()))
     else:
-        typer.echo(_said(done, dry_run=dry_run))
+        click.echo(_said(done, fleet.env, dry_run=dry_run))
 
 
 class _Job:
@@ -109,6 +129,7 @@ class _Job:
     ) -> None:
         self.hosts, self.steps, self.done, self.held, self.force = hosts, steps, done, held, force
         self.before: dict[str, Any] = {}
+        self.newest: str | None = None
         self.old: dict[str, Any] = {}
         self.report: dict[str, Any] = {}
 
@@ -116,7 +137,9 @@ class _Job:
         """Validate and compare; return whether there is anything to deploy."""
         self.steps.now("asking what serves now")
         self.before = self.hosts.health(_HOUR_SECONDS)
-        current = self.hosts.links()["current"]
+        links = self.hosts.links()
+        current = links["current"]
+        self.newest = next((one["id"] for one in links["releases"]), current)
         self.old = self.hosts.known(current)
         self.done.result.previous = current
         if self.old.get("digest") == packed.digest:
@@ -124,10 +147,11 @@ class _Job:
             return False
         self.steps.now("validating every DAG file")
         started = time.monotonic()
-        text, refused = self.hosts.validate(packed.archive, pools=self.before["pools"])
+        text, refused = self.hosts.validate(packed.archive, self.before)
         self.done.validated_seconds = time.monotonic() - started
         if refused:
-            raise RefusedError(f"the gate refuses it, {current or 'nothing'} serves on:\n  {draw.refusals(text)}")
+            why = draw.refusals(text, self.hosts.fleet.env)
+            raise RefusedError(f"the gate refuses it, {current or 'nothing'} serves on:\n  {why}")
         self.report = json.loads(text)
         new = {"validation": self.report, "digests": packed.files}
         self.done.changes = changes.between(self.old, new, self.hosts.served()["dags"])
@@ -149,20 +173,26 @@ class _Job:
     def bring(self, packed: source.Source, work: Path, watch_seconds: float) -> None:
         """Publish the release and put it into service."""
         result = self.done.result
-        roll = Rollout(self.hosts, self.steps.now, self._check)
+        roll = Rollout(self.hosts, self.steps.now, self._check, self.hosts.fleet.env)
         roll.check()
         self.steps.now("publishing it on the share")
         started = time.monotonic()
-        result.release = self.hosts.publish(packed, self.report, work)["release"]
+        result.release = self._published(packed) or self.hosts.publish(packed, self.report, work)["release"]
         self.done.published_seconds = time.monotonic() - started
         self._audit()
         roll.warm(result)
-        expected = Expected.of({"validation": self.report}, self.done.changes.affected)
+        expected = Expected.of({"validation": self.report, "digests": packed.files}, self.done.changes.affected)
         look = watch.Watch(watch_seconds, self.before) if watch_seconds else None
         try:
             roll.serve(result, expected, Expected.of(self.old), look)
         finally:
             self._audit()
+
+    def _published(self, packed: source.Source) -> str | None:
+        """Return the newest release if it is this one: a timer that tries again must not fill the share."""
+        known = self.hosts.known(self.newest)
+        same = all(known.get(name) == getattr(packed, name) for name in ("digest", "commit", "author", "message"))
+        return self.newest if same else None
 
     def _check(self) -> None:
         if self.held:
@@ -171,7 +201,7 @@ class _Job:
         self._refuse_stranding()
 
     def _refuse_stranding(self) -> None:
-        for line in stranded.refuse(self.hosts, self.done.changes, force=self.force):
+        for line in stranded.refuse(self.hosts, self.done.changes, self.hosts.fleet.env, force=self.force):
             self.steps.note(f"warning: {line}")
             self.done.forced = True
 
@@ -183,7 +213,7 @@ class _Job:
             self.held.result = f"{state}: {self.done.result.release} after {self.done.result.previous}{forced}"
 
 
-def _said(done: Deployment, *, dry_run: bool) -> str:
+def _said(done: Deployment, env: str, *, dry_run: bool) -> str:
     result = done.result
     if result.release and result.release == result.previous:
         return f"nothing to do: {result.release} has the same files and serves already"
@@ -193,6 +223,6 @@ def _said(done: Deployment, *, dry_run: bool) -> str:
     lines.append(
         f"{result.release} serves: validated in {done.validated_seconds or 0:.1f} s, published in "
         f"{done.published_seconds or 0:.1f} s, changed DAGs visible {result.visible_seconds or 0:.1f} s and all "
-        f"{result.verified_seconds or 0:.1f} s after the flip; back again: ops rollback"
+        f"{result.verified_seconds or 0:.1f} s after the flip; back again: {hints.ops(env, 'rollback')}"
     )
     return "\n".join(lines)

@@ -1,19 +1,21 @@
 """`ops failover`: moves the scheduler to another host, and tells what it cost."""
-# ruff: noqa: FBT002 (typer names its options)
 
 import getpass
 import io
 import json
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+import click
 from rich.console import Console
+from rich.text import Text
 
+from ops_cli.console import hints, options
 from ops_cli.console.errors import OpsError
-from ops_cli.console.options import Format
+from ops_cli.console.options import Format, Shared
 from ops_cli.console.prompt import confirm
+from ops_cli.console.tables import console
 from ops_cli.fleet import inventory, ssh
 from ops_cli.fleet.conversation import RemoteError
 from ops_cli.fleet.inventory import Host, Inventory
@@ -28,18 +30,26 @@ _SILENCE_SECONDS = 60
 _DOWN = 3
 
 
-def failover(  # noqa: PLR0913, PLR0917
-    ctx: typer.Context,
-    to: Annotated[str | None, typer.Option(help="The host that shall schedule; without it a ready standby.")] = None,
-    reason: Annotated[str, typer.Option(help="Why; kept with the lease's history and the audit line.")] = "",
-    force: Annotated[
-        bool, typer.Option("--force", help="Start even without proof that the old one is fenced.")
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    history: Annotated[bool, typer.Option("--history", help="Show the last 100 changes of the active one.")] = False,
-    env: Annotated[str | None, typer.Option(help="The environment, if not given before the command.")] = None,
-    output: Annotated[Format, typer.Option("--format", help="A table to read, or JSON to parse.")] = Format.TABLE,
+@click.command()
+@click.option("--to", metavar="HOST", help="The host that shall schedule; without it a ready standby.")
+@click.option("--reason", default="", help="Why; kept with the lease's history and the audit line.")
+@options.flag("--force", "Start even without proof that the old one is fenced.")
+@options.dry_run("Say what would be done, and change nothing.")
+@options.yes
+@options.flag("--history", "Show the last 100 changes of the active one.")
+@options.env
+@options.output("A table to read, or JSON to parse.")
+@click.pass_obj
+def failover(  # noqa: PLR0913 - options of a command
+    shared: Shared,
+    *,
+    to: str | None,
+    reason: str,
+    force: bool,
+    dry_run: bool,
+    yes: bool,
+    history: bool,
+    output: Format,
 ) -> None:
     """Move the scheduler to another host.
 
@@ -56,27 +66,27 @@ def failover(  # noqa: PLR0913, PLR0917
     none came within 10 s), orphans (tasks the old one left queued or running) and orphans_adopted_s (from the new one's
     start until all of them are its own). All times are the database's.
     """
-    fleet = inventory.load(env or ctx.obj["env"], inventory.find_home())
+    fleet = inventory.load(shared.env, inventory.find_home())
     if history:
         _history(fleet, output)
         return
     switchover.check_arguments(fleet, to, reason)
-    console = render.console(stderr=True)
-    with console.status("Asking the database and the lease keepers"):
+    talk = console(stderr=True)
+    with talk.status("Asking the database and the lease keepers"):
         seen = look(fleet)
     if output is Format.TABLE:
-        console.print(render.topology(seen))
+        talk.print(render.topology(seen))
     plan = switchover.decide(seen, to, force=force)
     if dry_run:
-        typer.echo(json.dumps(plan.as_json()) if output is Format.JSON else plan.consequence)
+        click.echo(json.dumps(plan.as_json()) if output is Format.JSON else plan.consequence)
         return
     confirm(plan.consequence, fleet.env, yes=yes)
     with operation(fleet, "failover", lock="scheduler", reason=reason) as running:
-        result = _carry_out(fleet, plan, reason, running, console)
+        result = _carry_out(fleet, plan, reason, running, talk)
     if output is Format.JSON:
-        typer.echo(json.dumps(result))
+        click.echo(json.dumps(result))
     else:
-        render.console().print(render.result(result))
+        console().print(render.result(result))
     _judge(fleet.env, plan, result)
 
 
@@ -111,21 +121,21 @@ def _read(reply: ssh.Reply) -> dict[str, Any]:
         return {"error": f"it printed {reply.stdout[:80]!r}"}
 
 
-def _carry_out(fleet: Inventory, plan: Plan, reason: str, running: Operation, console: Console) -> dict[str, Any]:
+def _carry_out(fleet: Inventory, plan: Plan, reason: str, running: Operation, talk: Console) -> dict[str, Any]:
     """Have the database host move the lease, and say each step as it happens."""
     running.hosts = [host for host in (plan.source, plan.target) if host]
     request = plan.request(why=reason, by=f"{getpass.getuser()}@{socket.gethostname()}")
     running.check()
     result: dict[str, Any] = {}
     try:
-        with console.status(f"Moving the scheduler to {plan.target}") as progress:
+        with talk.status(Text(f"Moving the scheduler to {plan.target}")) as progress:
             for step in _steps(fleet, request):
                 result = step.get("result", result)
                 if text := render.step(step):
-                    progress.update(text)
-                    console.print(text)
+                    progress.update(Text(text))
+                    talk.print(text)
     except KeyboardInterrupt:
-        console.print("What was asked for completes by itself; type: ops status")
+        talk.print(f"What was asked for completes by itself; type: {hints.ops(fleet.env, 'status')}")
         raise
     running.result = render.summary(result) + (" (--force)" if plan.force else "")
     return result
@@ -136,26 +146,35 @@ def _steps(fleet: Inventory, request: Mapping[str, Any]) -> Iterator[dict[str, A
     stdin = io.BytesIO(json.dumps(request).encode())
     try:
         for line in ssh.stream(database, f"{ssh.AGENT} lease change", stdin=stdin, timeout_seconds=_SILENCE_SECONDS):
-            yield json.loads(line)
+            yield _step(database, line)
     except RemoteError as error:
         kind = NotCheckedError if error.status == _DOWN else OpsError
-        raise kind(f"{error}; type: ops failover --env {fleet.env} --dry-run") from None
+        raise kind(f"{error}; type: {hints.ops(fleet.env, 'failover', '--dry-run')}") from None
+
+
+def _step(database: Host, line: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(line))
+    except (ValueError, TypeError):
+        look = hints.ops(database.env, "status")
+        raise OpsError(f"{database.name}: ops-agent printed {line[:80]!r}, no step; type: {look}") from None
 
 
 def _judge(env: str, plan: Plan, result: Mapping[str, Any]) -> None:
     """Raise OpsError if the lease moved and yet not all is well."""
+    look = hints.ops(env, "status")
     if result["to"] != plan.target:
-        raise OpsError(f"{result['to']} took the lease instead of {plan.target}; type: ops status --env {env}")
+        raise OpsError(f"{result['to']} took the lease instead of {plan.target}; type: {look}")
     if result["pause_s"] is None:
-        raise OpsError(f"{result['to']} holds the lease, and its scheduler has not begun; type: ops status --env {env}")
+        raise OpsError(f"{result['to']} holds the lease, and its scheduler has not begun; type: {look}")
     if result["orphans"] and result["orphans_adopted_s"] is None:
-        raise OpsError(f"not all of {result['orphans']} orphaned tasks are adopted yet; type: ops status --env {env}")
+        raise OpsError(f"not all of {result['orphans']} orphaned tasks are adopted yet; type: {look}")
 
 
 def _history(fleet: Inventory, output: Format) -> None:
     database = fleet.tier("database")[0]
     changes = switchover.read_history(fleet.env, database.name, _ask([database], "history")[0])
     if output is Format.JSON:
-        typer.echo(json.dumps(changes, indent=2))
+        click.echo(json.dumps(changes, indent=2))
     else:
-        render.console().print(render.history(changes))
+        console().print(render.history(changes))

@@ -1,101 +1,108 @@
 """`ops releases`: what was deployed, by whom, which serves, and what still runs on each."""
 
 import json
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Any
 
-import typer
+import click
 
-from ops_cli.console import prompt
-from ops_cli.console.options import Format
+from ops_cli.console import options, prompt
+from ops_cli.console.options import Format, Shared
 from ops_cli.console.tables import console
 from ops_cli.dags import changes, draw
 from ops_cli.dags.hosts import ReleaseHosts, connected, find
 from ops_cli.fleet import inventory
 from ops_cli.fleet.lock import operation
 
-app = typer.Typer(help="List, compare and remove DAG releases.", add_completion=False, rich_markup_mode=None)
 
-_Env = Annotated[str | None, typer.Option("--env", help="The environment, if not given before the command.")]
-_Output = Annotated[Format, typer.Option("--format", help="Words to read, or JSON to parse.")]
-
-
-@app.callback(invoke_without_command=True)
-def releases(ctx: typer.Context, env: _Env = None) -> None:
+@click.group(invoke_without_command=True)
+@options.env
+@click.pass_context
+def releases(ctx: click.Context) -> None:
     """List, compare and remove DAG releases; without a verb, list them."""
-    ctx.obj["env"] = env or ctx.obj["env"]
     if ctx.invoked_subcommand is None:
-        list_(ctx)
+        ctx.invoke(list_, output=Format.TABLE)
 
 
-@app.command("list")
-def list_(ctx: typer.Context, env: _Env = None, output: _Output = Format.TABLE) -> None:
+@releases.command("list")
+@options.env
+@options.output("Words to read, or JSON to parse.")
+@click.pass_obj
+def list_(shared: Shared, *, output: Format) -> None:
     """List the releases, the newest first, with author, message, age, unfinished runs, and which one serves."""
-    with _hosts(ctx, env) as hosts:
+    with _hosts(shared) as hosts:
         listed = hosts.all()
     if output is Format.JSON:
-        typer.echo(json.dumps(listed, indent=2))
+        click.echo(json.dumps(listed, indent=2))
     else:
         console().print(draw.table(listed["releases"], datetime.now(UTC)))
 
 
-@app.command()
-def show(
-    ctx: typer.Context,
-    release: Annotated[str, typer.Argument(help="The release, or the beginning of its id.")],
-    env: _Env = None,
-    output: _Output = Format.TABLE,
-) -> None:
+@releases.command()
+@click.argument("release", help="The release, or the beginning of its id.")
+@options.env
+@options.output("Words to read, or JSON to parse.")
+@click.pass_obj
+def show(shared: Shared, release: str, *, output: Format) -> None:
     """Show one release: commit, author, where it was deployed from, what the gate said, and its DAGs."""
-    with _hosts(ctx, env) as hosts:
-        manifest = hosts.show(find(hosts.all()["releases"], release))
-    typer.echo(json.dumps(manifest, indent=2) if output is Format.JSON else draw.described(manifest))
+    with _hosts(shared) as hosts:
+        manifest = hosts.show(find(hosts.all()["releases"], release, hosts.fleet.env))
+    click.echo(json.dumps(manifest, indent=2) if output is Format.JSON else draw.described(manifest))
 
 
-@app.command()
-def diff(
-    ctx: typer.Context,
-    old: Annotated[str, typer.Argument(help="The release to compare with.")],
-    new: Annotated[str, typer.Argument(help="The release to compare.")],
-    env: _Env = None,
-    output: _Output = Format.TABLE,
-) -> None:
+@releases.command()
+@click.argument("old", help="The release to compare with.")
+@click.argument("new", help="The release to compare.")
+@options.env
+@options.output("Words to read, or JSON to parse.")
+@click.pass_obj
+def diff(shared: Shared, old: str, new: str, *, output: Format) -> None:
     """Show what changes from one release to another, by DAG and task."""
-    with _hosts(ctx, env) as hosts:
+    with _hosts(shared) as hosts:
         listed = hosts.all()["releases"]
-        found = changes.between(hosts.show(find(listed, old)), hosts.show(find(listed, new)), hosts.served()["dags"])
+        before, after = (hosts.show(find(listed, wanted, hosts.fleet.env)) for wanted in (old, new))
+        found = changes.between(before, after, hosts.served()["dags"])
     if output is Format.JSON:
-        typer.echo(json.dumps(found.as_json(), indent=2))
+        click.echo(json.dumps(found.as_json(), indent=2))
     else:
-        typer.echo("\n".join(found.lines()) or "no DAG differs")
+        click.echo("\n".join(found.lines()) or "no DAG differs")
 
 
-@app.command()
-def prune(
-    ctx: typer.Context,
-    keep: Annotated[int, typer.Option(min=1, help="Keep so many of the newest.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,  # noqa: FBT002
-    env: _Env = None,
-    output: _Output = Format.TABLE,
-) -> None:
+@releases.command()
+@click.option("--keep", type=click.IntRange(min=1), required=True, help="Keep so many of the newest.")
+@options.dry_run("Say what would be removed and what would stay; change nothing.")
+@options.yes
+@options.env
+@options.output("Words to read, or JSON to parse.")
+@click.pass_obj
+def prune(shared: Shared, *, keep: int, dry_run: bool, yes: bool, output: Format) -> None:
     """Remove old releases; one that serves, served before, or that an unfinished run needs stays, and it says why."""
-    fleet = inventory.load(env or ctx.obj["env"], inventory.find_home())
+    fleet = inventory.load(shared.env, inventory.find_home())
     with operation(fleet, "releases prune", lock="dags") as held, connected(fleet) as hosts:
-        there = len(hosts.all()["releases"])
-        prompt.confirm(
-            f"{fleet.env}: of {there} releases all but {keep} and those in use are removed.", fleet.env, yes=yes
-        )
-        held.check()
-        pruned = hosts.prune(keep)
-        held.hosts, held.result = [hosts.publisher.name], f"removed {', '.join(pruned['removed']) or 'none'}"
+        plan = hosts.prune(keep, dry_run=True)
+        held.hosts, held.result = [hosts.publisher.name], "dry run"
+        if plan["removed"] and not dry_run:
+            prompt.confirm(f"{fleet.env}: {_count(plan)} removed; no rollback leads to them.", fleet.env, yes=yes)
+            held.check()
+            plan = hosts.prune(keep, dry_run=False)
+            held.result = f"removed {', '.join(plan['removed']) or 'none'}"
     if output is Format.JSON:
-        typer.echo(json.dumps(pruned, indent=2))
+        click.echo(json.dumps(plan | {"dry_run": dry_run}, indent=2))
     else:
-        lines = [f"removed {release}" for release in pruned["removed"]]
-        lines += [f"kept    {kept['id']}: {', '.join(kept['reasons'])}" for kept in pruned["kept"]]
-        typer.echo("\n".join(lines) or "there are no releases")
+        click.echo("\n".join(_pruned(plan, "would remove" if dry_run else "removed")) or "there are no releases")
 
 
-def _hosts(ctx: typer.Context, env: str | None) -> AbstractContextManager[ReleaseHosts]:
-    return connected(inventory.load(env or ctx.obj["env"], inventory.find_home()))
+def _count(plan: Mapping[str, Any]) -> str:
+    removed, kept = len(plan["removed"]), len(plan["kept"])
+    return f"{removed} of {removed + kept} releases are"
+
+
+def _pruned(plan: Mapping[str, Any], verb: str) -> list[str]:
+    lines = [f"{verb} {release}" for release in plan["removed"]]
+    return lines + [f"kept {kept['id']}: {', '.join(kept['reasons'])}" for kept in plan["kept"]]
+
+
+def _hosts(shared: Shared) -> AbstractContextManager[ReleaseHosts]:
+    return connected(inventory.load(shared.env, inventory.find_home()))

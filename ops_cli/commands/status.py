@@ -2,15 +2,16 @@
 
 import json
 import time
-from typing import Annotated
 
-import typer
+import click
 from rich.console import Console
 from rich.live import Live
+from rich.text import Text
 
-from ops_cli.console import tables
-from ops_cli.console.errors import UsageError
-from ops_cli.console.options import Format
+from ops_cli.console import options
+from ops_cli.console.errors import ExitCode, UsageError
+from ops_cli.console.options import Format, Shared
+from ops_cli.console.tables import console
 from ops_cli.dags import last_tried
 from ops_cli.fleet import inventory, ssh
 from ops_cli.health import draw, rules
@@ -21,12 +22,12 @@ _AGENT = f"{ssh.AGENT} status --json"
 _WATCH_SECONDS = 2
 
 
-def status(
-    ctx: typer.Context,
-    env: Annotated[str | None, typer.Option(help="The environment, if not given before the command.")] = None,
-    output: Annotated[Format, typer.Option("--format", help="A table to read, or JSON to parse.")] = Format.TABLE,
-    watch: Annotated[bool, typer.Option("--watch", help="Ask again every two seconds until Ctrl-C.")] = False,  # noqa: FBT002
-) -> None:
+@click.command()
+@options.env
+@options.output("A table to read, or JSON to parse.")
+@options.flag("--watch", "Ask again every two seconds until Ctrl-C.")
+@click.pass_obj
+def status(shared: Shared, *, output: Format, watch: bool) -> ExitCode:
     """Show what runs on every host, tier by tier, and what is wrong.
 
     Asks all hosts at once; a host that is down delays the answer by at most 5 seconds. Exits with 0 if the fleet is
@@ -38,19 +39,19 @@ def status(
     DAG file fails to import, no disk is over 90 % full. The JSON has the keys env, healthy, problems, scheduler
     (active, standby, mode, ready, epoch, lease_age_s), hosts, queues, database and dags.
     """
-    console = tables.console()
-    if watch and (output is Format.JSON or not console.is_terminal):
+    out = console()
+    if watch and (output is Format.JSON or not out.is_terminal):
         raise UsageError("--watch draws on a terminal: leave it out to get one answer")
-    fleet = inventory.load(env or ctx.obj["env"], inventory.find_home())
+    fleet = inventory.load(shared.env, inventory.find_home())
     if watch:
-        _watch(fleet, console)
-    with Console(stderr=True).status(f"Asking {len(fleet.hosts)} hosts"):
+        _watch(fleet, out)
+    with console(stderr=True).status(Text(f"Asking {len(fleet.hosts)} hosts")):
         answer = survey(fleet)
     if output is Format.JSON:
-        typer.echo(json.dumps(answer.as_json(), indent=2))
+        click.echo(json.dumps(answer.as_json(), indent=2))
     else:
-        console.print(draw.fleet(answer))
-    raise typer.Exit(answer.exit_code)
+        out.print(draw.fleet(answer))
+    return answer.exit_code
 
 
 def survey(fleet: inventory.Inventory) -> rules.FleetStatus:
@@ -72,8 +73,8 @@ def observe(reply: ssh.Reply) -> rules.Observation:
     return rules.Observation(reply.host, reply.reachable, report, error)
 
 
-def _watch(fleet: inventory.Inventory, console: Console) -> None:
-    with Live(console=console, auto_refresh=False, screen=True) as live:
+def _watch(fleet: inventory.Inventory, out: Console) -> None:
+    with Live(console=out, auto_refresh=False, screen=True) as live:
         while True:
             live.update(draw.screen(survey(fleet)), refresh=True)
             time.sleep(_WATCH_SECONDS)

@@ -4,17 +4,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-from rich.console import Console, Group, RenderableType
+import click
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ops_cli.console import prompt
+from ops_cli.console import options, prompt
 from ops_cli.console.errors import UsageError
-from ops_cli.console.options import Format
-from ops_cli.console.tables import duration, size
+from ops_cli.console.options import Format, Shared
+from ops_cli.console.tables import console, duration, size
 from ops_cli.fleet import agent, inventory
 from ops_cli.fleet.lock import operation
 
@@ -54,31 +54,39 @@ class Request:
         rows = f"{sum(table['rows'] for table in plan['tables']):,} rows"
         if self.no_archive:
             return f"{rows} are deleted from the metadata database on {host} for good: nothing is archived."
-        return (
-            f"{rows} move from the metadata database on {host} into an archive, which ops archive restore can put back."
-        )
+        return f"{rows} move from the metadata database on {host} into an archive, from which they can be put back."
 
 
+@click.command()
+@options.env
+@click.option("--older-than", metavar="DURATION", help="Age from the end of a run, as in 90d; else the policy's.")
+@click.option("--policy", type=click.Path(path_type=Path), help="A policy in YAML instead of the inventory's.")
+@click.option("--dag", metavar="GLOB", help="Only the DAGs whose id fits this glob.")
+@click.option("--keep-last", type=click.IntRange(min=1), help="So many newest runs of each DAG stay.")
+@click.option("--tables", metavar="NAMES", help="Only these, by comma: dag_run, log, job, …")
+@click.option("--archive-to", metavar="STORE", help="Directory of the database host, or s3://bucket/prefix.")
+@options.flag("--no-archive", "Delete for good.")
+@click.option("--max-duration", metavar="DURATION", help="Stop between two batches after so long.")
+@options.flag("--reclaim", "Give freed space back to the disk, online.")
+@options.dry_run("Count and estimate; change nothing.")
+@options.yes
+@options.output("A table to read, or JSON to parse.")
+@click.pass_obj
 def vacuum(  # noqa: PLR0913 - options of a command
-    ctx: typer.Context,
+    shared: Shared,
     *,
-    env: Annotated[str | None, typer.Option(help="The environment, if not given before the command.")] = None,
-    older_than: Annotated[
-        str | None, typer.Option(help="Age from the end of a run, as in 90d; else the policy's.")
-    ] = None,
-    policy: Annotated[Path | None, typer.Option(help="A policy in YAML instead of the inventory's.")] = None,
-    dag: Annotated[str | None, typer.Option(help="Only the DAGs whose id fits this glob.")] = None,
-    keep_last: Annotated[int | None, typer.Option(min=1, help="So many newest runs of each DAG stay.")] = None,
-    tables: Annotated[str | None, typer.Option(help="Only these, by comma: dag_run, log, job, …")] = None,
-    archive_to: Annotated[
-        str | None, typer.Option(help="Directory of the database host, or s3://bucket/prefix.")
-    ] = None,
-    no_archive: Annotated[bool, typer.Option("--no-archive", help="Delete for good.")] = False,
-    max_duration: Annotated[str | None, typer.Option(help="Stop between two batches after so long.")] = None,
-    reclaim: Annotated[bool, typer.Option("--reclaim", help="Give freed space back to the disk, online.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count and estimate; change nothing.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    output: Annotated[Format, typer.Option("--format", help="A table to read, or JSON to parse.")] = Format.TABLE,
+    older_than: str | None,
+    policy: Path | None,
+    dag: str | None,
+    keep_last: int | None,
+    tables: str | None,
+    archive_to: str | None,
+    no_archive: bool,
+    max_duration: str | None,
+    reclaim: bool,
+    dry_run: bool,
+    yes: bool,
+    output: Format,
 ) -> None:
     """Move old finished runs, and old rows that stand alone, out of the metadata database into an archive.
 
@@ -93,15 +101,15 @@ def vacuum(  # noqa: PLR0913 - options of a command
     """
     text = _read(policy) if policy else None
     request = Request(older_than, text, dag, keep_last, tables, archive_to, no_archive, max_duration, reclaim)
-    fleet = inventory.load(env or ctx.obj["env"], inventory.find_home())
+    fleet = inventory.load(shared.env, inventory.find_home())
     host = fleet.tier("database")[0]
     # To count is to read as much as to move: whoever has agreed already does not wait for it.
     if dry_run or not yes:
         plan = agent.result(host, request.words(dry_run=True), stdin=text or "", tell=describe)
-        Console(stderr=not dry_run or output is Format.JSON).print(planned(plan))
+        console(stderr=not dry_run or output is Format.JSON).print(planned(plan))
         if dry_run:
             if output is Format.JSON:
-                typer.echo(json.dumps(plan, indent=2))
+                click.echo(json.dumps(plan, indent=2))
             return
         if any(table["rows"] for table in plan["tables"]) or plan.get("unsettled"):
             prompt.confirm(request.consequence(plan, host.name), fleet.env, yes=yes)
@@ -110,9 +118,9 @@ def vacuum(  # noqa: PLR0913 - options of a command
         done = agent.result(host, request.words(dry_run=False), stdin=text or "", tell=describe)
         running.result = f"archive {done.get('archive_id')}: {total(done['tables'], 'deleted'):,.0f} rows"
     if output is Format.JSON:
-        typer.echo(json.dumps(done, indent=2))
+        click.echo(json.dumps(done, indent=2))
     else:
-        Console().print(finished(done))
+        console().print(finished(done))
 
 
 def describe(event: agent.Line) -> str:

@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
 
-import typer
+import click
 
+from ops_cli.console import options
 from ops_cli.console.errors import ExitCode, OpsError, UsageError
+from ops_cli.console.options import Shared
 from ops_cli.console.steps import Steps
 from ops_cli.dags import source
 from ops_cli.dags.hosts import connected
@@ -30,18 +31,21 @@ class ReportFormat(StrEnum):
     JUNIT = "junit"
 
 
-def validate(  # noqa: PLR0913, PLR0917
-    ctx: typer.Context,
-    path: Annotated[Path, typer.Argument(help="The directory of DAG files, as it stands.")] = Path("dags"),
-    output: Annotated[
-        ReportFormat, typer.Option("--format", help="A table to read, JSON to parse, or JUnit for a CI system.")
-    ] = ReportFormat.TABLE,
-    local: Annotated[bool, typer.Option("--local", help="Here, without a fleet: in a CI job.")] = False,  # noqa: FBT002
-    python: Annotated[
-        str, typer.Option(help="With --local: the interpreter whose environment has the fleet's Airflow.")
-    ] = "python3",
-    env: Annotated[str | None, typer.Option(help="The environment, if not given before the command.")] = None,
-) -> None:
+@click.command()
+@click.argument(
+    "path", type=click.Path(path_type=Path), default=Path("dags"), help="The directory of DAG files, as it stands."
+)
+@options.output("A table to read, JSON to parse, or JUnit for a CI system.", ReportFormat)
+@options.flag("--local", "Here, without a fleet: in a CI job.")
+@click.option(
+    "--python",
+    default="python3",
+    show_default=True,
+    help="With --local: the interpreter whose environment has the fleet's Airflow.",
+)
+@options.env
+@click.pass_obj
+def validate(shared: Shared, path: Path, *, output: ReportFormat, local: bool, python: str) -> int:
     """Judge DAG files by the gate that every deploy passes through; nothing is deployed.
 
     Each file is imported in a process of its own, in the fleet's own Airflow environment on a scheduler host, without
@@ -51,16 +55,16 @@ def validate(  # noqa: PLR0913, PLR0917
     Exits with 0 if a deploy would be let through (there may be warnings), 4 if not.
     """
     if not path.is_dir():
-        raise UsageError(f"{path} is no directory of DAG files; type: ops validate PATH")
+        raise UsageError(f"{path} is no directory of DAG files: name the one that holds them")
     if local:
-        raise typer.Exit(_local(path, output, python))
-    fleet = inventory.load(env or ctx.obj["env"], inventory.find_home())
+        return _local(path, output, python)
+    fleet = inventory.load(shared.env, inventory.find_home())
     with connected(fleet) as hosts, tempfile.TemporaryDirectory() as work, Steps().shown() as steps:
         steps.now(f"validating {path} on {hosts.publisher.name}")
         archive = source.as_it_stands(path, Path(work))
-        report, refused = hosts.validate(archive, output, hosts.health(1)["pools"])
+        report, refused = hosts.validate(archive, hosts.health(1), output)
     sys.stdout.write(report)
-    raise typer.Exit(ExitCode.CHECK_FAILED if refused else ExitCode.DONE)
+    return ExitCode.CHECK_FAILED if refused else ExitCode.DONE
 
 
 def _local(path: Path, output: ReportFormat, python: str) -> int:
@@ -70,8 +74,11 @@ def _local(path: Path, output: ReportFormat, python: str) -> int:
             done = subprocess.run(
                 command, env=os.environ | {"PYTHONPATH": directory}, check=False, timeout=_LOCAL_SECONDS
             )
-        except FileNotFoundError:
-            raise UsageError(f"there is no {python}; name one that has Airflow with --python") from None
+        except OSError as error:
+            reason = f"{python} cannot be run ({error.strerror})"
+            raise UsageError(f"{reason}; name an interpreter that has Airflow with --python") from error
+        except subprocess.TimeoutExpired:
+            raise OpsError(f"the gate has not ended within {_LOCAL_SECONDS} s; name fewer files") from None
     if done.returncode not in {ExitCode.DONE, ExitCode.USAGE, ExitCode.CHECK_FAILED}:
         raise OpsError("the gate itself failed; give --python one with the packages of locks/airflow.txt")
     return done.returncode

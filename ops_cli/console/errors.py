@@ -19,6 +19,8 @@ class OpsError(Exception):
     """An operation cannot go on; the text says what, where and the next command to type."""
 
     exit_code = ExitCode.FAILED
+    of_the_commit = False
+    """Whether the same DAG files would fail in the same way again, however the fleet is then."""
 
 
 class UsageError(OpsError):

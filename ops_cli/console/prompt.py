@@ -2,7 +2,7 @@
 
 import sys
 
-import typer
+import click
 
 from ops_cli.console.errors import OpsError, UsageError
 
@@ -17,6 +17,6 @@ def confirm(consequence: str, env: str, *, yes: bool) -> None:
     if not sys.stdin.isatty():
         raise UsageError(f"{consequence} Nobody is at a terminal to agree: add --yes")
     word = "y" if env == "lab" else env
-    answer = typer.prompt(f"{consequence}\nType {word} to go on", default="", show_default=False, err=True)
+    answer = click.prompt(f"{consequence}\nType {word} to go on", default="", show_default=False, err=True)
     if answer.strip().lower() != word.lower():
         raise OpsError("declined: nothing was changed")

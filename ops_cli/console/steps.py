@@ -4,14 +4,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.text import Text
+
+from ops_cli.console.tables import console
 
 
 class Steps:
     """The steps of one command."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
+        self._console = console(stderr=True)
         self._started = time.monotonic()
         self._status = self._console.status("") if self._console.is_terminal else None
 
@@ -33,11 +35,11 @@ class Steps:
     def now(self, text: str) -> None:
         """Say what begins."""
         if self._status:
-            self._status.update(text)
+            self._status.update(Text(text))
             self._status.start()
         else:
-            self._console.print(f"{time.monotonic() - self._started:6.1f} s  {text}", markup=False, soft_wrap=True)
+            self._console.print(f"{time.monotonic() - self._started:6.1f} s  {text}", soft_wrap=True)
 
     def note(self, text: str) -> None:
         """Leave a line that stays."""
-        self._console.print(text, markup=False, soft_wrap=True)
+        self._console.print(text, soft_wrap=True)

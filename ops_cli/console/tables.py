@@ -2,14 +2,19 @@
 
 from rich.console import Console
 
+# A pipe has no width; the 80 columns rich assumes would fold every line of a table.
 _WIDTH_WITHOUT_TERMINAL = 160
 
 
-def console() -> Console:
-    """Return standard output for a table, wide enough where there is no terminal to fit."""
-    out = Console(highlight=False)
-    # A pipe has no width; the 80 columns rich assumes would fold every line of a report.
-    return out if out.is_terminal else Console(highlight=False, width=_WIDTH_WITHOUT_TERMINAL)
+def console(*, stderr: bool = False) -> Console:
+    """Return standard output or error, wide enough where there is no terminal to fit.
+
+    What is printed there comes from elsewhere: brackets and colons in it are text, never markup.
+    """
+    out = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    if not out.is_terminal:
+        out.width = _WIDTH_WITHOUT_TERMINAL
+    return out
 
 
 def duration(seconds: float) -> str:

@@ -7,6 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
+from ops_cli.console import hints
+
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
@@ -58,10 +60,11 @@ def described(manifest: Mapping[str, Any]) -> str:
     return "\n".join(f"{name:12} {text}" for name, text in rows.items())
 
 
-def refusals(text: str) -> str:
+def refusals(text: str, env: str) -> str:
     """Return the refusals of a JSON report for an error message: the first few, each with where it is."""
     report = json.loads(text)
     errors = [found for found in report["findings"] if found["severity"] == "error"]
     lines = [f"{found['file']}:{found['line']} {found['rule']}: {found['message']}" for found in errors[:5]]
-    more = f"\n  and {len(errors) - len(lines)} more; type: ops validate PATH" if len(errors) > len(lines) else ""
-    return "\n  ".join(lines) + more
+    if left := len(errors) - len(lines):
+        lines.append(f"and {left} more; type: {hints.ops(env, 'validate')} PATH")
+    return "\n  ".join(lines)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ops_cli.console import hints
 from ops_cli.console.errors import OpsError, UsageError
 from ops_cli.dags.source import FOLDER, Source, write_header
 from ops_cli.fleet import ssh
@@ -57,13 +58,12 @@ class ReleaseHosts:
         self.publisher = self.schedulers[0]
         self.airflow = [host for host in fleet.hosts if host.tier in _TIERS]
 
-    def queues(self) -> list[str]:
-        """Return the queues that some worker of the inventory takes tasks from."""
-        return sorted({queue for host in self.fleet.tier("worker") for queue in host.queues})
+    def validate(self, archive: Path, known: Mapping[str, Any], form: str = "json") -> tuple[str, bool]:
+        """Run the gate over a packed tree on a scheduler host; return its report and whether it refuses the tree.
 
-    def validate(self, archive: Path, form: str = "json", pools: Mapping[str, int] | None = None) -> tuple[str, bool]:
-        """Run the gate over a packed tree on a scheduler host; return its report and whether it refuses the tree."""
-        options = json.dumps({"queues": self.queues(), "pools": pools})
+        `known` is what `health` says: the pools of the database, and the queues that Ansible has its workers serve.
+        """
+        options = json.dumps({name: known.get(name) for name in ("pools", "queues")})
         command = f"sudo -n sh -c {shlex.quote(_GATE)} gate {form} {shlex.quote(options)} {FOLDER}"
         lines: list[str] = []
         try:
@@ -86,7 +86,10 @@ class ReleaseHosts:
         with stream.open("rb") as packed:
             command = f"{ssh.AGENT} release publish"
             lines = list(ssh.stream(self.publisher, command, stdin=packed, timeout_seconds=_PUBLISH_SECONDS))
-        published: dict[str, Any] = json.loads(lines[-1])
+        try:
+            published: dict[str, Any] = json.loads(lines[-1])
+        except (ValueError, IndexError):
+            raise OpsError(f"{self.publisher.name}: ops-agent printed {' '.join(lines)[:80]!r}, no release") from None
         return published
 
     def warm(self, release: str) -> list[Warmed]:
@@ -133,9 +136,9 @@ class ReleaseHosts:
                 return self.show(release)
         return {}
 
-    def prune(self, keep: int) -> dict[str, Any]:
-        """Remove the releases that nothing needs but the `keep` newest."""
-        return self._release(f"prune --keep {keep}", _PUBLISH_SECONDS)
+    def prune(self, keep: int, *, dry_run: bool) -> dict[str, Any]:
+        """Remove the releases that nothing needs but the `keep` newest, or with `dry_run` say which."""
+        return self._release(f"prune --keep {keep}{' --dry-run' * dry_run}", _PUBLISH_SECONDS)
 
     def _release(self, words: str, seconds: float = _QUICK_SECONDS) -> dict[str, Any]:
         return self._json(self.publisher, f"release {words}", seconds)
@@ -168,12 +171,12 @@ def connected(fleet: Inventory) -> Iterator[ReleaseHosts]:
         yield ReleaseHosts(fleet, sessions)
 
 
-def find(listed: Sequence[Mapping[str, Any]], wanted: str) -> str:
+def find(listed: Sequence[Mapping[str, Any]], wanted: str, env: str) -> str:
     """Return the one release whose id or commit begins with `wanted`. Raises UsageError unless exactly one does."""
     ids = [str(one["id"]) for one in listed]
     found = [one for one in ids if one.startswith(wanted) or one.partition("-")[2].startswith(wanted)]
     exact = [release for release in found if release == wanted]
     if len(exact or found) != 1:
         which = f"{len(found)} releases begin" if found else "no release begins"
-        raise UsageError(f"{which} with {wanted!r}; type: ops releases")
+        raise UsageError(f"{which} with {wanted!r}; type: {hints.ops(env, 'releases list')}")
     return (exact or found)[0]

@@ -11,8 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ops_cli.console.errors import OpsError, UsageError
-from ops_cli.dags import source
-from ops_cli.dags.deployment import Deployment
+from ops_cli.dags import git, source
 
 # In front of it, the name of the environment; role airflow_dags names the units.
 UNIT = "airfleet-deploy-{env}.service"
@@ -37,7 +36,7 @@ class Memory:
         Asks the repository alone, not the fleet. Raises OpsError if it does not answer.
         """
         last = self._last()
-        if last.get("url") != source.without_login(self.url) or last.get("ref") != self.ref:
+        if last.get("url") != git.without_login(self.url) or last.get("ref") != self.ref:
             return True
         if last.get("commit") != source.head(self.url, self.ref):
             return True
@@ -51,7 +50,7 @@ class Memory:
     def note(self, commit: str, error: str = "") -> None:
         """Remember what became of a commit."""
         known = {
-            "url": source.without_login(self.url),
+            "url": git.without_login(self.url),
             "ref": self.ref,
             "commit": commit,
             "error": error,
@@ -64,9 +63,9 @@ class Memory:
         except OSError as failure:
             raise OpsError(f"{self.path} cannot be written: {failure.strerror}") from failure
 
-    def note_failure(self, commit: str, done: Deployment, error: BaseException) -> None:
-        """Remember a failure that the same commit would meet again: from the gate on, and no interrupt."""
-        if done.validated_seconds is not None and isinstance(error, OpsError):
+    def note_failure(self, commit: str, error: BaseException) -> None:
+        """Remember a failure that the same commit would meet again; any other is no reason to give it up."""
+        if isinstance(error, OpsError) and error.of_the_commit:
             self.note(commit, str(error).splitlines()[0])
 
     def _last(self) -> dict[str, str]:

@@ -6,11 +6,13 @@ Pure but for the `Hosts` it is given and the clock, so that every failure is tes
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any, Protocol
 
-from ops_cli.console.errors import OpsError
+from ops_cli.console import hints
+from ops_cli.console.errors import ExitCode, OpsError
 from ops_cli.dags.hosts import Warmed
-from ops_cli.dags.watch import Watch
+from ops_cli.dags.watch import LOST, UnwatchedError, Watch
 
 # The host has waited already.
 _POLL_SECONDS = 0.2
@@ -38,6 +40,22 @@ class Hosts(Protocol):
 class RolledBackError(OpsError):
     """The release was taken back; the text says which DAG and why, and what serves now."""
 
+    def __init__(self, reason: str, cause: BaseException) -> None:
+        super().__init__(reason)
+        self.of_the_commit = isinstance(cause, OpsError) and cause.of_the_commit
+
+
+class NotServedError(OpsError):
+    """The database shows that a release is not served as it should be."""
+
+    of_the_commit = True
+
+
+class UnseenError(OpsError):
+    """Whether a release is served could not be seen for long."""
+
+    exit_code = ExitCode.UNREACHABLE
+
 
 @dataclass
 class Result:
@@ -60,12 +78,19 @@ class Expected:
 
     files: Mapping[str, str]
     affected: frozenset[str] = frozenset()
+    tree: frozenset[str] = frozenset()
+    """All files of the release; the database knows import errors of others for a while. Empty if they are not known."""
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any], affected: Collection[str] = ()) -> "Expected":
         """Return the DAGs that the gate saw in a release; none if it was published without the gate."""
         dags = (manifest.get("validation") or {}).get("dags", [])
-        return cls({dag["dag_id"]: dag["file"] for dag in dags}, frozenset(affected))
+        tree = frozenset(manifest.get("digests") or manifest.get("files") or ())
+        return cls({dag["dag_id"]: dag["file"] for dag in dags}, frozenset(affected), tree)
+
+    def has(self, file: str) -> bool:
+        """Whether a file, or the archive that it is in, belongs to the release."""
+        return not self.tree or any(str(name) in self.tree for name in (file, *PurePosixPath(file).parents))
 
 
 @dataclass
@@ -75,6 +100,7 @@ class Rollout:
     hosts: Hosts
     say: Callable[[str], None]
     check: Callable[[], None]
+    env: str
     stall_seconds: float = 120.0
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
@@ -89,7 +115,7 @@ class Rollout:
         if broken:
             raise OpsError(f"not every host can serve {result.release} ({'; '.join(broken)}); nothing was changed")
         if not any(one.reachable for one in result.hosts):
-            raise OpsError("no host answers, so nothing was changed; type: ops status")
+            raise OpsError(f"no host answers, so nothing was changed; type: {hints.ops(self.env, 'status')}")
         away = [one.host for one in result.hosts if not one.reachable]
         if away:
             result.warnings.append(f"{', '.join(away)} did not answer and will copy {result.release} on return")
@@ -109,6 +135,9 @@ class Rollout:
             self._verify(result, expected, started)
             if watch:
                 watch.run(self.hosts, self.say, self.clock, self.sleep)
+        except UnwatchedError as error:
+            look = hints.ops(self.env, "status")
+            raise UnwatchedError(f"{result.release} serves, but {error}; type: {look}") from error
         except BaseException as error:  # noqa: BLE001 - whatever it is, the old release must serve
             self._take_back(result, back, error)
 
@@ -121,6 +150,8 @@ class Rollout:
         try:
             self.hosts.flip(result.previous)
             self._verify(undone, back, self.clock())
+        except UnseenError as unseen:
+            raise UnseenError(f"{reason}; {result.previous} is current again, but {unseen}") from error
         except OpsError as second:
             raise OpsError(
                 f"{reason}; and going back to {result.previous} failed too: {second}; see docs/runbooks/bad-deploy.md"
@@ -128,14 +159,26 @@ class Rollout:
         result.rolled_back = True
         if isinstance(error, KeyboardInterrupt):
             raise error
-        raise RolledBackError(f"{reason}; {result.previous} serves again") from error
+        raise RolledBackError(f"{reason}; {result.previous} serves again", error) from error
 
     def _verify(self, result: Result, expected: Expected, flipped: float) -> None:
         errors_since: float | None = None
         fewest, progressed = len(expected.files) + 1, flipped
+        looked = self.clock()
         while True:
-            seen = self.hosts.served(result.release)
-            now = self.clock()
+            try:
+                seen = self.hosts.served(result.release)
+            except LOST as error:
+                # What is not seen is neither good nor bad.
+                if self.clock() - looked > self.stall_seconds:
+                    look = hints.ops(self.env, "status")
+                    raise UnseenError(
+                        f"nobody could see for {self.clock() - looked:.0f} s whether {result.release} serves: {error}; "
+                        f"type: {look}"
+                    ) from error
+                self.sleep(_POLL_SECONDS)
+                continue
+            now = looked = self.clock()
             waiting, broken = judge(seen, result.release, expected)
             if result.visible_seconds is None and not (expected.affected & waiting.keys()):
                 result.visible_seconds = now - flipped
@@ -150,14 +193,16 @@ class Rollout:
                 errors_since = now
             settled = errors_since is not None and now - errors_since >= _SETTLE_SECONDS
             if settled or now - progressed > self.stall_seconds:
-                raise OpsError(_complaint(result.release, waiting, broken, now - flipped))
+                raise NotServedError(_complaint(result.release, waiting, broken, now - flipped))
             self.sleep(_POLL_SECONDS)
 
 
 def judge(seen: Mapping[str, Any], release: str, expected: Expected) -> tuple[dict[str, str], dict[str, str]]:
     """Return the DAGs that are not yet served from the release, with why, and the files with an import error."""
     dags = {dag["dag_id"]: dag for dag in seen["dags"]}
-    broken = {error["file"]: _last_line(error["error"]) for error in seen["import_errors"]}
+    broken = {
+        error["file"]: _last_line(error["error"]) for error in seen["import_errors"] if expected.has(error["file"])
+    }
     waiting = {}
     if seen["bundle_release"] != release:
         # Of a release that was published without the gate, no more is known.

@@ -3,21 +3,25 @@
 import getpass
 import hashlib
 import os
+import shlex
 import socket
-import subprocess
 import tarfile
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from ops_cli.console.errors import OpsError, UsageError
+from ops_cli.dags import git
 
 # What ops-agent expects in a release's stream: its header first, then the files below this folder.
 HEADER = "release.json"
 FOLDER = "dags"
 _SHOWN = 5
 _LINK = "-> "
+# The mode of an entry that is another repository's commit.
+_SUBMODULE = "160000"
 
 
 @dataclass(frozen=True)
@@ -57,9 +61,9 @@ def collect(path: Path, work: Path, *, ref: str = "", message: str = "", allow_d
     is nothing to pack, or changes that were not allowed.
     """
     if not path.is_dir():
-        raise UsageError(f"{path} is no directory of DAG files; type: ops deploy PATH")
+        raise UsageError(f"{path} is no directory of DAG files: name the one that holds them")
     archive = work / "dags.tar"
-    top = _git(path, "rev-parse", "--show-toplevel", check=False)
+    top = git.top(path)
     if not top:
         if ref:
             raise UsageError(f"{path} is in no git repository, so there is no {ref} to deploy; leave --git-ref out")
@@ -67,18 +71,18 @@ def collect(path: Path, work: Path, *, ref: str = "", message: str = "", allow_d
         origin = {"path": str(path.resolve()), "deployed_by": deployer()}
         text = message or f"{path.resolve().name}, not from git"
         return Source(archive, contents(archive), deployer(), text, origin=origin)
-    commit = _git(path, "rev-parse", "--verify", "--quiet", f"{ref or 'HEAD'}^{{commit}}", check=False)
+    commit = git.look(path, "rev-parse", "--verify", "--quiet", f"{ref or 'HEAD'}^{{commit}}")
     if not commit:
         raise UsageError(f"{top} has no commit {ref or 'HEAD'}; type: git -C {top} log --oneline")
-    changed = [] if ref else _git(path, "status", "--porcelain", "--untracked-files=normal", "--", ".").splitlines()
+    changed = [] if ref else _changed(path)
     if changed and not allow_dirty:
-        shown = ", ".join(line[3:] for line in changed[:_SHOWN]) + (", ..." if len(changed) > _SHOWN else "")
+        shown = ", ".join(changed[:_SHOWN]) + (", ..." if len(changed) > _SHOWN else "")
         raise UsageError(f"{path} has changes that are in no commit ({shown}): commit them, or add --allow-dirty")
     if changed:
         as_it_stands(path, work)
     else:
-        _export(path, commit, archive)
-    author, subject = _git(path, "log", "-1", "--format=%an <%ae>%n%s", commit).split("\n", 1)
+        _export(path, commit, work)
+    author, _, subject = _text(git.run(path, "log", "-1", "--format=%an <%ae>%n%s", commit)).partition("\n")
     return Source(archive, contents(archive), author, message or subject, commit, bool(changed), _origin(path, ref))
 
 
@@ -90,7 +94,8 @@ def clone(url: str, branch: str, work: Path) -> Path:
     target = work / "clone"
     of_branch = ["--branch", branch] if branch else []
     # Nobody is there to type a password into a timer.
-    _git(work, "-c", "core.askPass=", "clone", "--quiet", "--depth=1", *of_branch, "--", url, str(target))
+    words = ["-c", "core.askPass=", "clone", "--quiet", "--depth=1", "--recurse-submodules", "--shallow-submodules"]
+    git.run(work, *words, *of_branch, "--", url, str(target), url=url)
     return target
 
 
@@ -100,20 +105,22 @@ def head(url: str, ref: str) -> str:
     Raises OpsError if the repository does not answer or has no such name.
     """
     wanted = [f"refs/heads/{ref}", f"refs/tags/{ref}^{{}}", f"refs/tags/{ref}"] if ref else ["HEAD"]
-    listed = _git(Path(), "-c", "core.askPass=", "ls-remote", "--", url, *wanted)
+    listed = git.run(Path(), "-c", "core.askPass=", "ls-remote", "--", url, *wanted, url=url)
     found = {name: commit for commit, _, name in (line.partition("\t") for line in listed.splitlines())}
     for name in wanted:
         if name in found:
             return found[name]
-    raise OpsError(f"{without_login(url)} has no branch or tag {ref}")
+    raise OpsError(f"{git.without_login(url)} has no branch or tag {ref}")
 
 
 def as_it_stands(path: Path, work: Path) -> Path:
-    """Pack a directory with its changes, but without what git ignores; return the archive."""
-    names = _git(path, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", ".", check=False)
-    listed = {name for name in names.split("\0") if name and os.path.lexists(path / name)}
+    """Pack a directory with its changes and its submodules, but without what git ignores; return the archive.
+
+    Raises UsageError if git refuses the repository, or if a submodule is not checked out.
+    """
+    names = {name for name in _listed(path) if not _is_bytecode(name)} if git.top(path) else set(_walk(path))
     archive = work / "dags.tar"
-    _pack(path, sorted(listed or _walk(path)), archive)
+    _pack(path, sorted(names), archive)
     return archive
 
 
@@ -160,32 +167,90 @@ def write_header(content: bytes, sink: IO[bytes]) -> None:
 
 def _origin(path: Path, ref: str) -> dict[str, str]:
     return {
-        "repository": without_login(_git(path, "remote", "get-url", "origin", check=False)),
-        "path": _git(path, "rev-parse", "--show-prefix"),
-        "ref": ref or _git(path, "rev-parse", "--abbrev-ref", "HEAD"),
+        "repository": git.without_login(git.look(path, "remote", "get-url", "origin")),
+        "path": git.run(path, "rev-parse", "--show-prefix"),
+        "ref": ref or git.run(path, "rev-parse", "--abbrev-ref", "HEAD"),
         "deployed_by": deployer(),
     }
 
 
-def _export(path: Path, commit: str, archive: Path) -> None:
-    prefix = _git(path, "rev-parse", "--show-prefix").rstrip("/")
-    if prefix and not _git(path, "rev-parse", "--verify", "--quiet", f"{commit}:{prefix}", check=False):
+def _changed(path: Path) -> list[str]:
+    words = ["--porcelain", "--untracked-files=normal", "--ignore-submodules=none", "--", "."]
+    return [line[3:] for line in git.run(path, "status", *words).splitlines()]
+
+
+def _listed(path: Path) -> Iterator[str]:
+    """Yield the files of a work tree, those of repositories within it too; git itself would name only these."""
+    staged = git.run(path, "ls-files", "-z", "--cached", "--stage", "--", ".").split("\0")
+    names = {name: entry[:6] for entry, _, name in (line.partition("\t") for line in staged) if name}
+    names |= dict.fromkeys(git.run(path, "ls-files", "-z", "--others", "--exclude-standard", "--", ".").split("\0"), "")
+    for name, mode in names.items():
+        if mode == _SUBMODULE or name.endswith("/"):
+            inner = path / name
+            if inner.is_dir():
+                _refuse_empty_submodule(inner)
+                yield from (f"{name.rstrip('/')}/{each}" for each in _listed(inner))
+        elif name and os.path.lexists(path / name):
+            yield name
+
+
+def _export(path: Path, commit: str, work: Path) -> None:
+    prefix = git.run(path, "rev-parse", "--show-prefix").rstrip("/")
+    if prefix and not git.look(path, "rev-parse", "--verify", "--quiet", f"{commit}:{prefix}"):
         raise UsageError(f"commit {commit[:12]} has no {prefix}/")
-    # From the top: within a folder git would take that for part of the path.
-    top = Path(_git(path, "rev-parse", "--show-toplevel"))
-    _git(top, "archive", f"--prefix={FOLDER}/", f"--output={archive.resolve()}", f"{commit}:{prefix}")
+    top, tree = Path(git.run(path, "rev-parse", "--show-toplevel")), Path(tempfile.mkdtemp(dir=work.resolve())) / "tree"
+    _check_out(top, commit, prefix, tree)
+    _pack(tree / prefix, sorted(_walk(tree / prefix)), work / "dags.tar")
+
+
+def _check_out(top: Path, commit: str, prefix: str, target: Path) -> None:
+    """Write the files of a commit below `prefix` as a checkout has them, which `git archive` does not.
+
+    It would leave out submodules, and what .gitattributes calls export-ignore.
+    """
+    below = ["--", f"{prefix}/"] if prefix else []
+    listed = git.run(top, "ls-tree", "-r", "-z", "--full-tree", commit, *below).split("\0")
+    names = {name: entry for entry, _, name in (line.partition("\t") for line in listed) if name}
+    target.mkdir(parents=True, exist_ok=True)
+    index = target.with_name(f"{target.name}.index")
+    git.run(top, "-c", "core.sparseCheckout=false", "read-tree", commit, index=index)
+    files = [name for name, entry in names.items() if not entry.startswith(_SUBMODULE)]
+    git.run(
+        top,
+        *("checkout-index", "-z", "--stdin", f"--prefix={target}/"),
+        index=index,
+        stdin="\0".join(files).encode(errors="surrogateescape"),
+    )
+    index.unlink()
+    for name in names.keys() - set(files):
+        _refuse_empty_submodule(top / name)
+        _check_out(top / name, names[name].split(" ")[2], "", target / name)
+
+
+def _refuse_empty_submodule(directory: Path) -> None:
+    if not os.path.lexists(directory / ".git"):
+        update = f"git -C {shlex.quote(str(directory.parent))} submodule update --init --recursive"
+        raise UsageError(f"the submodule {directory} is not checked out; type: {update}")
+
+
+def _text(said: str) -> str:
+    """Return what a commit says as text that can be printed, whatever its encoding."""
+    return said.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def _pack(path: Path, names: list[str], archive: Path) -> None:
     with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as packed:
         for name in names:
-            packed.add(path / name, f"{FOLDER}/{name}", recursive=False, filter=_anonymous)
+            try:
+                packed.add(path / name, f"{FOLDER}/{name}", recursive=False, filter=_anonymous)
+            except OSError as error:
+                raise UsageError(f"{path / name} cannot be packed: {error.strerror}") from error
 
 
 def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
     member.uid = member.gid = 0
     member.uname = member.gname = ""
-    # As git keeps it: who writes with a narrow umask would else deploy what Airflow cannot read.
+    # As git has them: executable or not, and never setuid.
     member.mode = 0o755 if member.mode & 0o100 else 0o644
     return member
 
@@ -203,29 +268,3 @@ def _walk(path: Path) -> Iterator[str]:
 
 def _is_bytecode(name: str) -> bool:
     return name.endswith(".pyc") or "__pycache__" in name.split("/")
-
-
-def without_login(url: str) -> str:
-    """Return an address without the user and password that may be in it."""
-    scheme, separator, rest = url.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}" if separator else url
-
-
-def _git(path: Path, *words: str, check: bool = True) -> str:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(path), *words],
-            capture_output=True,
-            check=False,
-            timeout=120,
-            env=os.environ | {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0"},
-        )
-    except FileNotFoundError:
-        raise OpsError("git is not installed on the control node; type: apt install git") from None
-    if done.returncode and check:
-        verb = next(word for word in words if word[0].isalpha() and "=" not in word)
-        said = " ".join(done.stderr.decode(errors="replace").split())
-        for word in words:
-            said = said.replace(word, without_login(word))
-        raise OpsError(f"git {verb} in {path}: {said}")
-    return "" if done.returncode else done.stdout.decode(errors="surrogateescape").rstrip("\n")

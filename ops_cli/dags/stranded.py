@@ -8,6 +8,7 @@ and every further task of such a run fails.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+from ops_cli.console import hints
 from ops_cli.console.errors import OpsError
 from ops_cli.dags.changes import Changes
 
@@ -29,7 +30,7 @@ class Hosts(Protocol):
         """Return a release's manifest, or nothing."""
 
 
-def refuse(hosts: Hosts, what: Changes, *, force: bool) -> list[str]:
+def refuse(hosts: Hosts, what: Changes, env: str, *, force: bool) -> list[str]:
     """Return a line for each DAG whose unfinished runs a flip would strand. Raises StrandedError unless `force`."""
     moves = {change.dag_id: change.moved_file.partition(" -> ")[::2] for change in what.changed if change.moved_file}
     if not moves:
@@ -38,8 +39,8 @@ def refuse(hosts: Hosts, what: Changes, *, force: bool) -> list[str]:
     if found and not force:
         more = f"; and {len(found) - _SHOWN} more DAGs" if len(found) > _SHOWN else ""
         raise StrandedError(
-            f"runs in flight would be lost: {'; '.join(found[:_SHOWN])}{more}. Let them end first (ops releases), keep "
-            "the DAG in its old file until then, or add --force"
+            f"runs in flight would be lost: {'; '.join(found[:_SHOWN])}{more}. Let them end first "
+            f"(see {hints.ops(env, 'releases list')}), keep the DAG in its old file until then, or add --force"
         )
     return found
 

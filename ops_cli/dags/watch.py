@@ -5,7 +5,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ops_cli.console.errors import OpsError, UsageError
+from ops_cli.console.errors import ExitCode, OpsError, UsageError
+from ops_cli.fleet.conversation import RemoteError
+from ops_cli.fleet.ssh import UnreachableError
+
+# A look that is lost says nothing of the release.
+LOST = (UnreachableError, RemoteError)
+# The end may fall into a time in which nobody answers.
+_LAST_LOOK_SECONDS = 60.0
 
 _EVERY_SECONDS = 5.0
 _UNITS = {"s": 1, "m": 60, "h": 3600}
@@ -16,6 +23,18 @@ _FAILURE_RATE_MORE = 0.10
 _FAILURE_RATE_TIMES = 2.0
 _PARSE_TIMES = 3.0
 _PARSE_SECONDS_MORE = 2.0
+
+
+class RegressionError(OpsError):
+    """Things are worse than before the flip."""
+
+    of_the_commit = True
+
+
+class UnwatchedError(OpsError):
+    """Nobody could see at the end how a release does, which is no reason to take it back."""
+
+    exit_code = ExitCode.UNREACHABLE
 
 
 class Observed(Protocol):
@@ -39,13 +58,25 @@ class Watch:
         clock: Callable[[], float],
         sleep: Callable[[float], None],
     ) -> None:
-        """Look until the time is over. Raises OpsError on a regression."""
-        started = clock()
-        while (left := started + self.seconds - clock()) > 0:
-            say(f"watching for another {left:.0f} s")
-            sleep(min(_EVERY_SECONDS, left))
-            if worse := regression(self.before, hosts.health(max(1.0, clock() - started))):
-                raise OpsError(f"since the flip {worse}")
+        """Look until the time is over. Raises RegressionError, and UnwatchedError if the last looks were lost.
+
+        A minute is added in which a look may still succeed.
+        """
+        started = seen = clock()
+        lost: OpsError | None = None
+        while (left := started + self.seconds - clock()) > 0 or (lost and left > -_LAST_LOOK_SECONDS):
+            say(f"watching for another {max(0, left):.0f} s" + (f"; no answer: {lost}" if lost else ""))
+            sleep(min(_EVERY_SECONDS, left) if left > 0 else _EVERY_SECONDS)
+            try:
+                now = hosts.health(max(1.0, clock() - started))
+            except LOST as error:
+                lost = error
+                continue
+            lost, seen = None, clock()
+            if worse := regression(self.before, now):
+                raise RegressionError(f"since the flip {worse}")
+        if lost:
+            raise UnwatchedError(f"nobody could see for {clock() - seen:.0f} s how it does: {lost}") from lost
 
 
 def regression(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -8,9 +8,11 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from rich.console import Console
+from rich.text import Text
 
+from ops_cli.console import hints
 from ops_cli.console.errors import ExitCode, OpsError
+from ops_cli.console.tables import console
 from ops_cli.fleet import ssh
 from ops_cli.fleet.conversation import RemoteError
 from ops_cli.fleet.inventory import Host
@@ -40,13 +42,12 @@ def lines(host: Host, words: Sequence[str], *, stdin: str = "") -> Iterator[Line
 def result(host: Host, words: Sequence[str], *, stdin: str = "", tell: Callable[[Line], str] = lambda _: "") -> Line:
     """Run a verb to its end and return its last line; what `tell` makes of the others is shown on a terminal."""
     last: Line | None = None
-    console = Console(stderr=True)
-    with console.status(f"{host.name}: {words[0]}", spinner="line") as status:
+    with console(stderr=True).status(Text(f"{host.name}: {words[0]}"), spinner="line") as status:
         for line in lines(host, words, stdin=stdin):
             if "event" not in line:
                 last = line
             elif text := tell(line):
-                status.update(text)
+                status.update(Text(text))
     if last is None:
         raise OpsError(f"{host.name}: ops-agent {words[0]} ended without a result; look at its journal")
     return last
@@ -58,7 +59,7 @@ def meaning(error: RemoteError) -> OpsError:
     if error.status == ExitCode.LOCKED:
         return LockHeldError(f"{reason}; wait until it is over, then type the command again")
     if "invalid choice" in reason or "command not found" in reason:
-        repair = ".venv/bin/ansible-playbook site.yml --tags ops_agent,metadata_archive"
+        repair = hints.playbook(error.host.env, "--tags ops_agent,metadata_archive")
         return OpsError(f"{reason.splitlines()[-1]}; the host's ops-agent is another version: type {repair}")
     return OpsError(reason)
 
@@ -70,7 +71,7 @@ def who() -> str:
 
 def _read(host: Host, line: str) -> Line:
     try:
-        found = json.loads(line)
+        found = json.loads(hints.of_agent(line, host.env))
     except ValueError:
         found = None
     if not isinstance(found, dict):

@@ -6,6 +6,7 @@ from typing import BinaryIO
 
 import paramiko
 
+from ops_cli.console import hints
 from ops_cli.console.errors import OpsError
 from ops_cli.fleet.inventory import Host
 
@@ -17,7 +18,8 @@ class RemoteError(OpsError):
     """A command on a host failed; `status` is its exit code, or -1 if it went silent."""
 
     def __init__(self, host: Host, status: int, reason: str) -> None:
-        super().__init__(f"{host.name}: {reason}")
+        super().__init__(f"{host.name}: {hints.of_agent(reason, host.env)}")
+        self.host = host
         self.status = status
 
 

@@ -6,14 +6,20 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ops_cli.console import hints
 from ops_cli.console.errors import OpsError, UsageError
+from ops_cli.fleet import remembered
 
 # The order in which a request travels through the fleet; tables and JSON follow it.
 TIERS = ("lb", "web", "scheduler", "worker", "broker", "database", "share")
+
+# A vault whose password a script asks for may take its time.
+_LIST_SECONDS = 120
 
 # Multiplexing and keepalive tune the ssh binary alone. StrictHostKeyChecking is here because ops is always strict.
 _IGNORED_SSH_OPTIONS = frozenset(
@@ -46,7 +52,7 @@ class Host:
     known_hosts: str | None = None
     jump: str | None = None
     ssh_config: str | None = None
-    queues: tuple[str, ...] = ()
+    env: str = "lab"
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,16 @@ def load(env: str, home: Path) -> Inventory:
     available = environments(home)
     if env not in available:
         raise UsageError(f"no environment {env!r}; there are: {', '.join(available) or 'none'}")
-    return parse(env, _list(env, home))
+    directory = home / "inventories" / env
+    key = remembered.key(directory, home)
+    if key and (kept := remembered.recall(directory, key)):
+        with suppress(TypeError, KeyError):
+            hosts = tuple(Host(**host) for host in kept["hosts"])
+            return Inventory(env, hosts, {name: tuple(members) for name, members in kept["groups"].items()})
+    found = parse(env, _list(env, home))
+    if key:
+        remembered.keep(directory, key, {"hosts": [asdict(host) for host in found.hosts], "groups": dict(found.groups)})
+    return found
 
 
 def parse(env: str, listing: Mapping[str, Any]) -> Inventory:
@@ -119,10 +134,18 @@ def _list(env: str, home: Path) -> dict[str, Any]:
         "ANSIBLE_NOCOLOR": "1",
         "ANSIBLE_VERBOSITY": "0",
     }
-    done = subprocess.run(command, cwd=home, env=settings, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(
+            command, cwd=home, env=settings, capture_output=True, text=True, check=False, timeout=_LIST_SECONDS
+        )
+    except OSError as error:
+        raise OpsError(f"{binary} cannot be run ({error.strerror}); type: bin/bootstrap") from error
+    except subprocess.TimeoutExpired:
+        look = f"type: {hints.listing(env)}"
+        raise OpsError(f"cannot read inventories/{env}: no answer within {_LIST_SECONDS} s; {look}") from None
     if done.returncode:
         reason = next((line for line in done.stderr.splitlines() if "ERROR" in line), done.stderr.strip())
-        look = f"type: .venv/bin/ansible-inventory -i inventories/{env} --list"
+        look = f"type: {hints.listing(env)}"
         if "vault" in reason:
             look = "set ANSIBLE_VAULT_PASSWORD_FILE to the file that holds the vault's password"
         raise OpsError(f"cannot read inventories/{env}: {reason.removeprefix('[ERROR]: ')}; {look}")
@@ -157,15 +180,8 @@ def _host(env: str, name: str, tier: str, variables: Mapping[str, Any]) -> Host:
         known_hosts=options.get("userknownhostsfile"),
         jump=options.get("proxyjump"),
         ssh_config=options.get("configfile"),
-        queues=_queues(variables),
+        env=env,
     )
-
-
-def _queues(variables: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the queues of a worker: its pool's, as role airflow_worker has it, unless the inventory says others."""
-    pool = str(variables.get("airflow_worker_pool", ""))
-    queues = variables.get("airflow_worker_queues", [pool])
-    return tuple(pool if "airflow_worker_pool" in str(queue) else str(queue) for queue in queues if queue)
 
 
 _LOGIN_VARIABLES = (

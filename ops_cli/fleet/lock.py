@@ -4,19 +4,22 @@ import getpass
 import json
 import shlex
 import socket
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Event, Thread
 from typing import Any
 
+from ops_cli.console import hints
 from ops_cli.console.errors import ExitCode, OpsError
 from ops_cli.fleet import ssh
-from ops_cli.fleet.conversation import Conversation
-from ops_cli.fleet.inventory import Inventory
+from ops_cli.fleet.conversation import Conversation, RemoteError
+from ops_cli.fleet.inventory import Host, Inventory
 
-# A twelfth of the silence after which the host gives the lock up.
-_ALIVE_SECONDS = 5
+# A twelfth of the silence after which the host gives the lock up, and half of it.
+_ALIVE_SECONDS = 5.0
+_UNHEARD_SECONDS = 30.0
 _LOCK_TIMEOUT_SECONDS = 10
 
 
@@ -34,13 +37,16 @@ class Operation:
     hosts: Sequence[str] = ()
     result: str = "done"
     lost: Event = field(default_factory=Event)
+    heard: float = field(default_factory=time.monotonic)
+    """When the host was last known to hold the lock."""
 
     def check(self) -> None:
         """Raise OpsError if the lock was lost: call it before each step that changes something."""
-        if self.lost.is_set() or not self.conversation.alive:
-            raise OpsError(
-                f"the lock on {self.conversation.host.name} was lost, so nothing more is done; type: ops status"
-            )
+        unheard = time.monotonic() - self.heard > _UNHEARD_SECONDS
+        if unheard or self.lost.is_set() or not self.conversation.alive:
+            host = self.conversation.host
+            look = hints.ops(host.env, "status")
+            raise OpsError(f"the lock on {host.name} was lost, so nothing more is done; type: {look}")
 
 
 @contextmanager
@@ -53,12 +59,14 @@ def operation(fleet: Inventory, verb: str, *, lock: str, reason: str = "") -> It
     keeper = fleet.tier("database")[0]
     with ssh.converse(keeper, f"{ssh.AGENT} operation --lock {shlex.quote(lock)}") as conversation:
         conversation.send(json.dumps(_introduction(verb, reason)))
-        answer = json.loads(next(conversation.lines(_LOCK_TIMEOUT_SECONDS), "{}"))
+        answer = _read(next(conversation.lines(_LOCK_TIMEOUT_SECONDS), ""))
         if not answer.get("held"):
-            raise _refusal(keeper.name, lock, answer, conversation)
+            raise _refusal(keeper, lock, answer, conversation)
         over = Event()
         running = Operation(conversation)
-        Thread(target=_stay_alive, args=(running, over), daemon=True).start()
+        Thread(
+            target=_stay_alive, args=(running, over), kwargs={"answers": answer.get("answers", False)}, daemon=True
+        ).start()
         try:
             yield running
         except BaseException as error:
@@ -73,11 +81,11 @@ def _introduction(verb: str, reason: str) -> dict[str, str]:
     return {"who": getpass.getuser(), "from": socket.gethostname(), "verb": verb, "reason": reason}
 
 
-def _refusal(host: str, lock: str, answer: dict[str, Any], conversation: Conversation) -> OpsError:
+def _refusal(keeper: Host, lock: str, answer: dict[str, Any], conversation: Conversation) -> OpsError:
     if "held" not in answer:
         return OpsError(
-            f"{host}: the lock {lock} could not be asked for: {conversation.failure()}; "
-            "type: .venv/bin/ansible-playbook site.yml --tags ops_agent"
+            f"{keeper.name}: the lock {lock} could not be asked for: {conversation.failure()}; "
+            f"type: {hints.playbook(keeper.env, '--tags ops_agent')}"
         )
     holder = answer.get("holder", {})
     return LockHeldError(
@@ -87,10 +95,27 @@ def _refusal(host: str, lock: str, answer: dict[str, Any], conversation: Convers
     )
 
 
-def _stay_alive(running: Operation, over: Event) -> None:
+def _read(line: str) -> dict[str, Any]:
+    try:
+        answer = json.loads(line)
+    except ValueError:
+        return {}
+    return answer if isinstance(answer, dict) else {}
+
+
+def _stay_alive(running: Operation, over: Event, *, answers: bool) -> None:
+    """Tell the host that this side lives, and note when it answered: a line that is cut may swallow words for long.
+
+    An ops-agent of an older version answers nothing (`answers`).
+    """
+    heard = running.conversation.lines(_UNHEARD_SECONDS)
     while not over.wait(_ALIVE_SECONDS):
+        sent = time.monotonic()
         try:
             running.conversation.send("")
-        except OSError:
+            if answers:
+                next(heard)
+        except (OSError, RemoteError, StopIteration):
             running.lost.set()
             return
+        running.heard = sent

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any, Self
 
+from ops_cli.console import hints
 from ops_cli.console.errors import OpsError
 from ops_cli.fleet import ssh
 from ops_cli.fleet.conversation import Conversation, RemoteError
@@ -51,7 +52,8 @@ class Sessions:
         try:
             answer: dict[str, Any] = json.loads(lines[-1])
         except (ValueError, IndexError):
-            raise OpsError(f"{host.name}: ops-agent printed {' '.join(lines)[:80]!r}; type: ops status") from None
+            look = hints.ops(host.env, "status")
+            raise OpsError(f"{host.name}: ops-agent printed {' '.join(lines)[:80]!r}; type: {look}") from None
         return answer
 
     def _conversation(self, host: Host) -> Conversation:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from ops_cli.console import hints
 from ops_cli.console.errors import ExitCode
 from ops_cli.fleet.inventory import Host
 
@@ -168,17 +169,17 @@ def _host_json(seen: Observation) -> dict[str, Any]:
 
 
 def _type(env: str, hosts: str, command: str) -> str:
-    return f"type: .venv/bin/ansible -i inventories/{env} {hosts} -ba '{command}'"
+    return f"type: {hints.on_hosts(env, hosts, command)}"
 
 
 def _host_problems(env: str, seen: Observation) -> Iterator[str]:
     name, report = seen.host.name, seen.report
     if not seen.reachable:
-        look = f"type: .venv/bin/ansible -i inventories/{env} {name} -m ansible.builtin.ping -vvv"
+        look = f"type: {hints.ping(env, name)}"
         yield f"{name} ({seen.host.address}) is unreachable: {_line(seen.error)}; {look}"
         return
     if seen.error:
-        repair = f".venv/bin/ansible-playbook -i inventories/{env} site.yml --tags ops_agent --limit {name}"
+        repair = hints.playbook(env, f"--tags ops_agent --limit {name}")
         yield f"{name}: ops-agent gave no report ({_line(seen.error)}); type: {repair}"
         return
     yield from _unit_problems(env, name, report)
@@ -258,7 +259,7 @@ def _lease_problems(status: FleetStatus, look: str) -> Iterator[str]:
     if not lease["live"]:
         yield f"no scheduler is active: {holder}'s lease, epoch {epoch}, was renewed {lease['age_s']:.0f} s ago; {look}"
     elif lease["held_s"] > _TAKE_OVER_SECONDS and not lease["fenced"]:
-        move = f"type: ops failover --env {status.env} --dry-run"
+        move = f"type: {hints.ops(status.env, 'failover', '--dry-run')}"
         yield f"{holder} holds the lease and starts no scheduler: the old one is not proved to be fenced; {move}"
     elif lease["held_s"] > _TAKE_OVER_SECONDS and holder not in status.beating_schedulers:
         yield f"{holder} holds the lease, but its scheduler has no fresh heartbeat in the database; {look}"

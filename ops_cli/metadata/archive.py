@@ -7,16 +7,14 @@ from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import Any
 
-import typer
-from rich.console import Console, Group, RenderableType
+import click
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from ops_cli.console.options import Format
-from ops_cli.console.tables import size
+from ops_cli.console.tables import console, size
 from ops_cli.fleet import agent
-
-_WIDTH_WITHOUT_TERMINAL = 160
 
 
 class Rows(StrEnum):
@@ -30,10 +28,9 @@ class Rows(StrEnum):
 def show(found: Any, output: Format, drawn: RenderableType) -> None:
     """Print an answer as it was asked for."""
     if output is Format.JSON:
-        typer.echo(json.dumps(found, indent=2))
+        click.echo(json.dumps(found, indent=2))
         return
-    console = Console(highlight=False)
-    (console if console.is_terminal else Console(highlight=False, width=_WIDTH_WITHOUT_TERMINAL)).print(drawn)
+    console().print(drawn)
 
 
 def show_rows(names: Sequence[str], rows: Iterable[Sequence[Any]], output: Rows) -> None:
@@ -44,7 +41,7 @@ def show_rows(names: Sequence[str], rows: Iterable[Sequence[Any]], output: Rows)
         writer.writerows(rows)
     elif output is Rows.JSON:
         for row in rows:
-            typer.echo(json.dumps(dict(zip(names, row, strict=True))))
+            click.echo(json.dumps(dict(zip(names, row, strict=True))))
     else:
         table = columns(*names)
         for row in rows:
@@ -60,7 +57,7 @@ def verifying(event: agent.Line) -> str:
 def restoring(event: agent.Line) -> str:
     """Say how far a restore is; an archive that had to be left out is named for good."""
     if event["event"] == "skipped":
-        Console(stderr=True).print(Text(f"left out: {event['error']}"))
+        console(stderr=True).print(Text(f"left out: {event['error']}"))
         return ""
     return f"{event['rows']:,} rows of {event['runs']:,} runs"
 

@@ -3,22 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ops_cli.scheduler.plan import Situation
 
-_WIDTH_WITHOUT_TERMINAL = 160
 _HISTORY = ("epoch", "at", "kind", "from", "to", "gap", "pause", "first task", "orphans", "by", "why")
-
-
-def console(*, stderr: bool = False) -> Console:
-    """Return stdout or stderr; a pipe has no width of its own."""
-    found = Console(highlight=False, stderr=stderr)
-    if not found.is_terminal:
-        found.width = _WIDTH_WITHOUT_TERMINAL
-    return found
 
 
 def topology(seen: Situation) -> Table:

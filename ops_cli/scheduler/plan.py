@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ops_cli.console import hints
 from ops_cli.console.errors import ExitCode, OpsError, UsageError
 from ops_cli.fleet.inventory import Inventory
 
@@ -170,16 +171,16 @@ def _refuse_silence(env: str, database: str, answer: Report, what: str) -> None:
         return
     unknown = f"{answer['error']}. Not checked: {what}. Nothing was changed"
     if answer.get("down"):
-        look = f".venv/bin/ansible -i inventories/{env} {database} -ba pg_lsclusters"
+        look = hints.on_hosts(env, database, "pg_lsclusters")
         raise NotCheckedError(f"the metadata database on {database} does not answer: {unknown}; type: {look}")
-    repair = f".venv/bin/ansible-playbook -i inventories/{env} site.yml --tags ops_agent --limit {database}"
+    repair = hints.playbook(env, f"--tags ops_agent --limit {database}")
     raise OpsError(f"{database}: ops-agent gave no answer: {unknown}; type: {repair}")
 
 
 def _converge(env: str) -> str:
     return (
         f"set airflow_scheduler_mode: active_standby in inventories/{env}/group_vars/all/scheduler.yml and "
-        f"type: .venv/bin/ansible-playbook -i inventories/{env} site.yml"
+        f"type: {hints.playbook(env)}"
     )
 
 
@@ -188,7 +189,7 @@ def decide(seen: Situation, to: str | None = None, *, force: bool = False) -> Pl
     lease, holder = seen.lease, seen.holder
     epoch = int(lease["epoch"])
     if holder and not lease["fenced"] and lease["held_s"] < _FENCING_SECONDS:
-        raise RefusedError(f"{holder} is just taking over, in epoch {epoch}; type: ops status --env {seen.env}")
+        raise RefusedError(f"{holder} is just taking over, in epoch {epoch}; type: {hints.ops(seen.env, 'status')}")
     if holder and not lease["fenced"] and to in {None, holder}:
         return _finish(seen, holder, epoch, force=force)
     if holder and to == holder:
@@ -198,7 +199,7 @@ def decide(seen: Situation, to: str | None = None, *, force: bool = False) -> Pl
         return Plan("failover", seen.source, target.name, epoch, epoch, trouble, force)
     if lease["hand_over_to"]:
         next_one = lease["hand_over_to"]
-        raise RefusedError(f"{holder} is handing over to {next_one} already; type: ops status --env {seen.env}")
+        raise RefusedError(f"{holder} is handing over to {next_one} already; type: {hints.ops(seen.env, 'status')}")
     return Plan("switchover", holder, target.name, epoch, epoch, f"{holder} is healthy", force)
 
 
@@ -210,7 +211,7 @@ def _finish(seen: Situation, holder: str, epoch: int, *, force: bool) -> Plan:
         raise RefusedError(
             f"{holder} holds the lease and starts no scheduler: it is not proved that {old} is fenced (sessions that "
             f"do not end: {left}). End them on the database host; or, to start without the proof, "
-            f"type: ops failover --env {seen.env} --to {holder} --force"
+            f"type: {hints.ops(seen.env, 'failover', '--to', holder, '--force')}"
         )
     return Plan("waive", old, holder, epoch - 1, epoch, "the fence is not proved", force)
 
@@ -222,7 +223,7 @@ def _target(seen: Situation, to: str | None) -> Scheduler:
         if host.ready:
             return host
     reasons = "; ".join(f"{host.name}: {host.trouble}" for host in chosen) or "there is no other scheduler host"
-    look = f".venv/bin/ansible -i inventories/{seen.env} scheduler -ba 'journalctl -n 50 -u airflow-scheduler'"
+    look = hints.on_hosts(seen.env, "scheduler", "journalctl -n 50 -u airflow-scheduler")
     active = f"{seen.holder} is active, in epoch {seen.lease['epoch']}" if seen.holder else "no scheduler is active"
     raise RefusedError(f"{active}, and there is no healthy standby ({reasons}). Nothing was changed; type: {look}")
 

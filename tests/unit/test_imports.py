@@ -23,8 +23,8 @@ LAYERS = {
 # What Debian's Python or Airflow's alone has is imported where it is needed, and what a package does without is named.
 FOREIGN = {
     "ops_cli": {"airflow", "psycopg", "psycopg2"},
-    "ops_agent": {"fabric", "paramiko", "rich", "typer"},
-    "ops_airflow": {"fabric", "paramiko", "rich", "typer", "pyarrow"},
+    "ops_agent": {"fabric", "paramiko", "click", "rich"},
+    "ops_airflow": {"fabric", "paramiko", "click", "rich", "pyarrow"},
 }
 PACKAGES = sorted(BORDERS)
 

@@ -202,7 +202,9 @@ class Restorer:
                 if roots := rows.filter(wanted).column(ROOT_COLUMN).to_pylist():
                     self.batch(source, batch, set(roots))
                     return
-        raise RestoreError(f"no archive has a run {run_id!r} of DAG {dag_id!r}; ops archive list shows what there is")
+        raise RestoreError(
+            f"no archive has a run {run_id!r} of DAG {dag_id!r}; ops archive list --env ENV shows what there is"
+        )
 
     def batch(
         self,

@@ -147,7 +147,7 @@ class Archive:
     def __init__(self, store: Store, archive_id: str) -> None:
         """Nothing is read or written yet."""
         if not _ID.fullmatch(archive_id):
-            raise ArchiveError(f"{archive_id!r} is no archive id; `ops archive list` shows them")
+            raise ArchiveError(f"{archive_id!r} is no archive id; `ops archive list --env ENV` shows them")
         self.store = store
         self.archive_id = archive_id
 

@@ -38,7 +38,7 @@ def remove(archive: Archive) -> None:
     if manifest.state == RUNNING:
         raise ArchiveError(
             f"archive {archive.archive_id} belongs to a vacuum that has not ended;"
-            f" type ops vacuum --archive-to {archive.store.url}, which settles it"
+            f" type ops vacuum --env ENV --archive-to {archive.store.url}, which settles it"
         )
     archive.write(dataclasses.replace(manifest, state=PRUNING))
     for part in ("data", "batches", ""):

@@ -57,7 +57,9 @@ class Fleet:
         return {"pools": {"default_pool": 128}}
 
     def all(self) -> dict[str, Any]:
-        found = [{"id": release, "current": release == self.current} for release in self.manifests]
+        found = [
+            {"id": release, "current": release == self.current} for release in sorted(self.manifests, reverse=True)
+        ]
         return {"current": self.current, "previous": self.previous, "releases": found}
 
     def links(self) -> dict[str, Any]:
@@ -69,14 +71,15 @@ class Fleet:
     def known(self, release: str) -> dict[str, Any]:
         return self.manifests.get(release, {})
 
-    def validate(self, _archive: Path, *, pools: dict[str, int]) -> tuple[str, bool]:
-        assert pools == {"default_pool": 128}
+    def validate(self, _archive: Path, known: dict[str, Any]) -> tuple[str, bool]:
+        assert known == {"pools": {"default_pool": 128}}
         self.calls.append("validate")
         return json.dumps(self.report), self.refused
 
     def publish(self, packed: Source, validation: dict[str, Any], _work: Path) -> dict[str, Any]:
         self.calls.append("publish")
-        self.manifests[NEW] = self.manifest(validation, packed.digest)
+        origin = {"commit": packed.commit, "author": packed.author, "message": packed.message}
+        self.manifests[NEW] = self.manifest(validation, packed.digest) | origin
         return {"release": NEW}
 
     def warm(self, release: str) -> list[Warmed]:
@@ -172,10 +175,10 @@ def test_failure_after_the_flip_is_taken_back_and_exits_with_1(
     fleet: Fleet, dags: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ops_cli.dags.rollout._SETTLE_SECONDS", 0.0)
-    fleet.broken = "b.py"
+    fleet.broken = "a.py"
     assert main.run(["deploy", dags, "--yes", "--format", "json"]) == 1
     said = capsys.readouterr()
-    assert f"b.py cannot be imported: NameError: x; {OLD} serves again" in said.err
+    assert f"a.py cannot be imported: NameError: x; {OLD} serves again" in said.err
     assert json.loads(said.out)["rolled_back"] is True
     assert fleet.current == OLD
 
@@ -316,6 +319,22 @@ def test_timer_deploys_each_head_once(
     assert (tick(), fleet.calls) == (1, ["lock deploy", "validate"])
     assert (tick(), fleet.calls) == (1, [])
     assert "is not tried again: the gate refuses it" in capsys.readouterr().err
+
+
+def test_try_that_failed_before_the_flip_is_made_again_with_what_it_published(
+    fleet: Fleet, dags: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = [Warmed("worker1", reachable=True, error="its disk is full")]
+    with monkeypatch.context() as patched:
+        patched.setattr(fleet, "warm", lambda _: full)
+        assert main.run(["deploy", dags, "--yes"]) == 1
+    fleet.calls.clear()
+    assert main.run(["deploy", dags, "--yes"]) == 0
+    assert (fleet.current, "publish" in fleet.calls) == (NEW, False)
+    fleet.calls.clear()
+    assert main.run(["rollback", "--yes"]) == 0
+    assert main.run(["deploy", dags, "--yes", "--message", "Once more"]) == 0
+    assert "publish" in fleet.calls
 
 
 def test_error_of_a_host_is_one_line(fleet: Fleet, dags: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,13 +37,13 @@ LISTED = [
 
 @pytest.mark.parametrize("wanted", ["20260109T000000Z-abc1234", "20260109", "abc1", "abc1234"])
 def test_release_is_found_by_the_beginning_of_its_id_or_commit(wanted: str) -> None:
-    assert find(LISTED, wanted) == "20260109T000000Z-abc1234"
+    assert find(LISTED, wanted, "prod") == "20260109T000000Z-abc1234"
 
 
 @pytest.mark.parametrize(("wanted", "text"), [("ab", "2 releases begin"), ("zzz", "no release begins")])
 def test_release_that_is_not_one_is_refused(wanted: str, text: str) -> None:
     with pytest.raises(UsageError, match=text):
-        find(LISTED, wanted)
+        find(LISTED, wanted, "prod")
 
 
 def test_table_says_what_serves_who_made_it_and_what_runs_on_it() -> None:

@@ -140,7 +140,7 @@ def test_words_carry_every_option() -> None:
 
 def test_consequence_says_when_nothing_is_kept() -> None:
     assert "for good: nothing is archived" in Request(no_archive=True).consequence(PLAN, "pg1")
-    assert "ops archive restore" in Request().consequence(PLAN, "pg1")
+    assert "can be put back" in Request().consequence(PLAN, "pg1")
 
 
 @pytest.mark.parametrize(

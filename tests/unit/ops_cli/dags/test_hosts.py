@@ -1,37 +1,32 @@
+import json
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ops_cli.dags.hosts import ReleaseHosts
-from ops_cli.fleet import inventory
+from ops_cli.fleet import ssh
+from ops_cli.fleet.inventory import Host, Inventory
 from ops_cli.fleet.session import Sessions
 
-
-def fleet(**workers: dict[str, Any]) -> inventory.Inventory:
-    variables = {name: {"ansible_host": "10.0.0.1", **given} for name, given in workers.items()}
-    names = ["sched1", *workers]
-    return inventory.parse(
-        "test",
-        {
-            "_meta": {"hostvars": variables},
-            "fleet": {"hosts": names},
-            "scheduler": {"hosts": ["sched1"]},
-            "worker": {"hosts": list(workers)},
-        },
-    )
+FLEET = Inventory("prod", (Host("sched1", "10.0.0.1", "scheduler"),))
 
 
-@pytest.mark.parametrize(
-    ("variables", "queues"),
-    [
-        ({"airflow_worker_pool": "cpu"}, ["cpu"]),
-        ({"airflow_worker_pool": "cpu", "airflow_worker_queues": ["{{ airflow_worker_pool }}", "gpu"]}, ["cpu", "gpu"]),
-        ({}, []),
-    ],
-)
-def test_queues_are_those_of_the_workers(variables: dict[str, Any], queues: list[str]) -> None:
-    assert ReleaseHosts(fleet(w1=variables, w2=variables), Sessions()).queues() == queues
+@pytest.mark.parametrize("queues", [["cpu", "gpu"], None])
+def test_gate_is_told_what_the_fleet_has(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, queues: list[str] | None
+) -> None:
+    commands: list[str] = []
 
+    def stream(_host: Host, command: str, **_: Any) -> Iterator[str]:
+        commands.append(command)
+        yield "{}"
 
-def test_lab_has_a_queue_for_each_pool(root: Any) -> None:
-    assert ReleaseHosts(inventory.load("lab", root), Sessions()).queues() == ["cpu", "io", "memory"]
+    monkeypatch.setattr(ssh, "stream", stream)
+    (tmp_path / "dags.tar").write_bytes(b"")
+    known = {"pools": ["default_pool"], "import_errors": 0} | ({"queues": queues} if queues else {})
+    assert ReleaseHosts(FLEET, Sessions()).validate(tmp_path / "dags.tar", known) == ("{}\n", False)
+    options = json.loads(shlex.split(commands[0])[-2])
+    assert options == {"pools": ["default_pool"], "queues": queues}

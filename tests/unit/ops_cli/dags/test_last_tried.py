@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 
+from ops_cli.commands.deploy import RefusedError
 from ops_cli.console.errors import OpsError, UsageError
 from ops_cli.dags import last_tried, source
-from ops_cli.dags.deployment import Deployment
 from ops_cli.dags.last_tried import Memory, NotTriedAgainError
-from ops_cli.dags.rollout import Result
+from ops_cli.dags.rollout import RolledBackError
+from ops_cli.dags.stranded import StrandedError
+from ops_cli.fleet.ssh import UnreachableError
 
 
 def git(repository: Path, *words: str) -> str:
@@ -60,8 +62,7 @@ def test_every_head_is_tried_once(memory: Memory, repository: Path) -> None:
 
 def test_failure_is_told_again_until_the_head_moves(memory: Memory, repository: Path) -> None:
     commit = git(repository, "rev-parse", "HEAD")
-    done = Deployment(Result(""), validated_seconds=1.0)
-    memory.note_failure(commit, done, OpsError("the gate refuses it:\n  a.py"))
+    memory.note_failure(commit, RefusedError("the gate refuses it:\n  a.py"))
     with pytest.raises(NotTriedAgainError, match=f"{commit[:12]} of main failed at .* the gate refuses it:; push"):
         memory.moved()
     git(repository, "commit", "-q", "--allow-empty", "-m", "two")
@@ -69,14 +70,18 @@ def test_failure_is_told_again_until_the_head_moves(memory: Memory, repository: 
 
 
 @pytest.mark.parametrize(
-    ("validated", "error"), [(None, OpsError("sched1 is away")), (1.0, KeyboardInterrupt()), (1.0, ValueError())]
+    "error",
+    [
+        UnreachableError("sched1 is away"),
+        OpsError("the lock on pg1 was lost"),
+        StrandedError("let them end first"),
+        RolledBackError("sched1 is away; the old one serves again", UnreachableError("sched1 is away")),
+        KeyboardInterrupt(),
+        ValueError(),
+    ],
 )
-def test_what_another_try_may_mend_is_tried_again(
-    validated: float | None, error: BaseException, memory: Memory, repository: Path
-) -> None:
-    memory.note_failure(
-        git(repository, "rev-parse", "HEAD"), Deployment(Result(""), validated_seconds=validated), error
-    )
+def test_what_another_try_may_mend_is_tried_again(error: BaseException, memory: Memory, repository: Path) -> None:
+    memory.note_failure(git(repository, "rev-parse", "HEAD"), error)
     assert memory.moved()
 
 

@@ -146,3 +146,128 @@ def test_branch_of_a_remote_is_fetched_and_packed(dags: Path, work: Path) -> Non
 def test_branch_that_does_not_exist_is_an_error(dags: Path, work: Path) -> None:
     with pytest.raises(OpsError, match=r"git clone.*gone"):
         source.clone(f"file://{dags.parent}", "gone", work)
+
+
+def test_checkout_of_another_user_is_refused_with_the_reason_of_git(
+    dags: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (dags / ".gitignore").write_text("*.env\n")
+    (dags / "secret.env").write_text("")
+    # What git's own tests set instead of a chown.
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    for attempt in (source.collect, source.as_it_stands):
+        with pytest.raises(UsageError, match=r"git rev-parse in .*dubious ownership.*safe\.directory"):
+            attempt(dags, work)
+    assert not (work / "dags.tar").exists()
+
+
+def test_damaged_repository_is_refused(tmp_path: Path, work: Path) -> None:
+    (tmp_path / "broken" / ".git").mkdir(parents=True)
+    (tmp_path / "broken" / "a.py").write_text("")
+    with pytest.raises(UsageError, match="not a git repository"):
+        source.collect(tmp_path / "broken", work)
+
+
+@pytest.mark.parametrize("where", ["in a repository", "outside of git"])
+def test_repository_of_the_environment_is_not_asked(
+    dags: Path, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    commit = git(dags, "rev-parse", "HEAD")
+    git(tmp_path, "init", "-q", str(tmp_path / "other"))
+    git(tmp_path / "other", "commit", "-q", "--allow-empty", "-m", "of another")
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    (plain / "a.py").write_text("")
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "other" / ".git"))
+    monkeypatch.setenv("GIT_WORK_TREE", str(tmp_path / "other"))
+    packed = source.collect(dags if where == "in a repository" else plain, work)
+    assert packed.commit == (commit if where == "in a repository" else "")
+
+
+def test_commit_without_a_message_is_packed(dags: Path, work: Path) -> None:
+    git(dags, "commit", "-q", "--allow-empty", "--allow-empty-message", "-m", "")
+    packed = source.collect(dags, work)
+    assert (packed.author, packed.message) == ("Ada <ada@example.com>", "")
+    assert source.collect(dags, work, message="Said").message == "Said"
+
+
+def test_commit_in_an_old_encoding_can_be_printed(dags: Path, work: Path) -> None:
+    (work / "message").write_bytes("größer".encode("latin-1"))
+    git(dags, "commit", "-q", "--allow-empty", "-F", str(work / "message"))
+    assert source.collect(dags, work).message.encode().startswith(b"gr")
+
+
+def test_export_ignore_is_no_reason_to_leave_a_checked_out_file_behind(dags: Path, work: Path) -> None:
+    (dags / ".gitattributes").write_text("a.py export-ignore\n*.txt eol=crlf\n")
+    (dags / "notes.txt").write_text("one\n")
+    git(dags, "add", ".")
+    git(dags, "commit", "-q", "-m", "Third")
+    (dags / "notes.txt").unlink()
+    git(dags, "checkout", "-q", "--", "notes.txt")
+    committed = source.collect(dags, work).files
+    assert "a.py" in committed
+    assert committed == source.contents(source.as_it_stands(dags, work))
+
+
+@pytest.fixture
+def submodule(dags: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A submodule below dags/ with one DAG file."""
+    for number, (key, value) in enumerate({"protocol.file.allow": "always"}.items()):
+        monkeypatch.setenv(f"GIT_CONFIG_KEY_{number}", key)
+        monkeypatch.setenv(f"GIT_CONFIG_VALUE_{number}", value)
+        monkeypatch.setenv("GIT_CONFIG_COUNT", str(number + 1))
+    git(tmp_path, "init", "-q", "-b", "main", str(tmp_path / "shared"))
+    (tmp_path / "shared" / "c.py").write_text("c = 3\n")
+    git(tmp_path / "shared", "add", ".")
+    git(tmp_path / "shared", "commit", "-q", "-m", "Shared")
+    git(dags.parent, "submodule", "--quiet", "add", f"file://{tmp_path}/shared", "dags/shared")
+    git(dags, "commit", "-q", "-m", "Third")
+    return dags / "shared"
+
+
+WITH_SUBMODULE = ["a.py", "link.py", "shared/c.py", "sub dir/größe.py"]
+
+
+def test_submodule_is_packed_as_it_was_committed_and_as_it_stands(submodule: Path, dags: Path, work: Path) -> None:
+    assert sorted(source.collect(dags, work).files) == WITH_SUBMODULE
+    assert sorted(source.contents(source.as_it_stands(dags, work))) == WITH_SUBMODULE
+    (submodule / "c.py").write_text("c = 4\n")
+    with pytest.raises(UsageError, match=r"changes that are in no commit \(dags/shared\)"):
+        source.collect(dags, work)
+
+
+def test_submodule_is_fetched_with_its_repository(submodule: Path, dags: Path, work: Path) -> None:
+    assert submodule.is_dir()
+    tree = source.clone(f"file://{dags.parent}", "main", work)
+    assert sorted(source.collect(tree / "dags", work).files) == WITH_SUBMODULE
+
+
+def test_submodule_that_is_not_checked_out_is_refused_by_name(submodule: Path, dags: Path, work: Path) -> None:
+    git(dags.parent, "submodule", "--quiet", "deinit", "-f", "dags/shared")
+    for attempt in (source.collect, source.as_it_stands):
+        with pytest.raises(UsageError, match=rf"the submodule {submodule} is not checked out; type: git -C .* --init"):
+            attempt(dags, work)
+
+
+def test_directory_that_git_ignores_is_not_packed(dags: Path, work: Path) -> None:
+    (dags.parent / ".gitignore").write_text("build/\n")
+    (dags.parent / "build").mkdir()
+    (dags.parent / "build" / "secret.py").write_text("")
+    with tarfile.open(source.as_it_stands(dags.parent / "build", work)) as packed:
+        assert packed.getnames() == []
+
+
+def test_packed_modes_are_those_of_git(dags: Path, work: Path) -> None:
+    (dags / "a.py").chmod(0o4777)
+    git(dags, "commit", "-q", "-a", "-m", "Third")
+    for packed in (source.as_it_stands(dags, work), source.collect(dags, work).archive):
+        with tarfile.open(packed) as archived:
+            modes = {member.name: oct(member.mode) for member in archived}
+        assert (modes["dags/a.py"], modes["dags/sub dir/größe.py"]) == ("0o755", "0o644")
+
+
+def test_file_that_goes_away_is_named(tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "plain").mkdir()
+    monkeypatch.setattr(source, "_walk", lambda _: ["gone.py"])
+    with pytest.raises(UsageError, match=r"gone\.py cannot be packed: No such file"):
+        source.collect(tmp_path / "plain", work)

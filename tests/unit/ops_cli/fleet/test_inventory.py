@@ -37,7 +37,9 @@ def test_parse_reads_how_to_log_in() -> None:
         known_hosts="/known",
         jump="jump@bastion:22",
         ssh_config="/config",
+        env=host.env,
     )
+    assert host.env != "lab"
 
 
 @pytest.mark.parametrize("form", ["-o ProxyJump=bastion", "-oProxyJump=bastion", "-o 'ProxyJump bastion'", "-Jbastion"])
