@@ -19,6 +19,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any
 
 DONE, FAILED, USAGE, CHECK_FAILED = 0, 1, 2, 4
@@ -110,8 +111,8 @@ def _line() -> bytes | None:
 def _input(request: Request) -> IO[bytes]:
     """Return what the verb is to read, once the whole of it has come."""
     if not request.bytes:
-        return open(os.devnull, "rb")  # noqa: PTH123, SIM115 - the caller closes it
-    spool = tempfile.TemporaryFile(dir=_SPOOL)
+        return Path(os.devnull).open("rb")
+    spool = tempfile.TemporaryFile(dir=_SPOOL)  # noqa: SIM115 - the caller closes it
     left = request.bytes
     while left:
         block = os.read(_STDIN, min(left, _BLOCK_BYTES))
@@ -172,12 +173,20 @@ def _be_verb(main: Callable[[Sequence[str]], int], words: Sequence[str], given: 
         code = main(words)
         sys.stdout.flush()
     except SystemExit as ended:
-        code = ended.code if isinstance(ended.code, int) else FAILED
+        code = _exit_code(ended)
     except BaseException:  # noqa: BLE001 - a process ends here, and this side of a fork must not go on as the other
         sys.excepthook(*sys.exc_info())
     finally:
         sys.stderr.flush()
         os._exit(code)
+
+
+def _exit_code(ended: SystemExit) -> int:
+    """Return what a process that ends so exits with; a text it is to end with goes to stderr."""
+    if isinstance(ended.code, str):
+        sys.stderr.write(f"{ended.code}\n")
+        return FAILED
+    return ended.code or DONE
 
 
 def _lines(heard: int, *, watch: bool) -> Iterator[bytes]:
@@ -206,7 +215,9 @@ def _passed_on(line: bytes, last: bytes | None) -> bytes | None:
         if last is not None:
             _tell(last)
         return line
-    _tell(line if found is not None else json.dumps({"event": "printed", "text": line.decode(errors="replace")}).encode())
+    _tell(
+        line if found is not None else json.dumps({"event": "printed", "text": line.decode(errors="replace")}).encode()
+    )
     return last
 
 

@@ -10,13 +10,12 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ops_cli.console.errors import OpsError, UsageError
 from ops_cli.dags import git
 
-# What ops-agent expects in a release's stream: its header first, then the files below this folder.
-HEADER = "release.json"
+# What ops-agent expects in the stream of a tree: its files below this folder.
 FOLDER = "dags"
 _SHOWN = 5
 _LINK = "-> "
@@ -41,8 +40,8 @@ class Source:
         """The digest of the content, as ops-agent computes it of what arrives."""
         return digest(self.files)
 
-    def header(self, validation: Mapping[str, Any]) -> dict[str, Any]:
-        """Return release.json, with the gate's report."""
+    def header(self) -> dict[str, Any]:
+        """Return what a release says of itself, but for the gate's report, which the host adds."""
         return {
             "author": self.author,
             "message": self.message,
@@ -50,7 +49,6 @@ class Source:
             "commit": self.commit,
             "dirty": self.dirty,
             "source": dict(self.origin or {}),
-            "validation": dict(validation),
         }
 
 
@@ -154,15 +152,6 @@ def digest(files: Mapping[str, str]) -> str:
     plain = [f"{entry}  {name}\n" for name, entry in sorted(files.items()) if not entry.startswith(_LINK)]
     links = [f"{entry[len(_LINK) :]} <- {name}\n" for name, entry in sorted(files.items()) if entry.startswith(_LINK)]
     return hashlib.sha256("".join([*plain, *links]).encode(errors="surrogateescape")).hexdigest()
-
-
-def write_header(content: bytes, sink: IO[bytes]) -> None:
-    """Write release.json as the first member of a tar stream that another archive can follow."""
-    member = tarfile.TarInfo(HEADER)
-    member.size = len(content)
-    sink.write(member.tobuf(tarfile.PAX_FORMAT))
-    sink.write(content)
-    sink.write(b"\0" * (-len(content) % tarfile.BLOCKSIZE))
 
 
 def _origin(path: Path, ref: str) -> dict[str, str]:
