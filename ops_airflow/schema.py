@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 CONNECTION_VARIABLE = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
+# What Airflow creates default_pool with.
+STOCK_SLOTS = 128
+# With other slots than it names, the pool was changed by hand.
+POOL_MARK = "Default pool: %d slots, set by the converge"
 
 
 def built_heads() -> dict[str, list[str]]:
@@ -40,10 +44,29 @@ def connection_uri(environment: str) -> str:
     raise KeyError(CONNECTION_VARIABLE)
 
 
-def state(cursor: Any, heads: Mapping[str, Sequence[str]], admin: str) -> dict[str, bool]:
-    """Return what the database lacks: a migration, and the administrator."""
+def state(cursor: Any, heads: Mapping[str, Sequence[str]], admin: str, slots: int) -> dict[str, bool]:
+    """Return what the database lacks: a migration, the administrator, and a default pool of the fleet's size."""
     migrate = any(_recorded(cursor, table) != sorted(expected) for table, expected in heads.items())
-    return {"migrate": migrate, "create_admin": migrate or not _has_user(cursor, admin)}
+    return {
+        "migrate": migrate,
+        "create_admin": migrate or not _has_user(cursor, admin),
+        "size_pool": migrate or _pool_is_ours(cursor, slots),
+    }
+
+
+def size_pool(cursor: Any, slots: int) -> None:
+    """Give the default pool as many slots, unless somebody has set them by hand."""
+    if _pool_is_ours(cursor, slots):
+        cursor.execute(
+            "UPDATE slot_pool SET slots = %s, description = %s WHERE pool = 'default_pool'", (slots, POOL_MARK % slots)
+        )
+
+
+def _pool_is_ours(cursor: Any, slots: int) -> bool:
+    """Whether the slots are to be changed: they are not `slots`, and nobody but Airflow or a converge has set them."""
+    cursor.execute("SELECT slots, description FROM slot_pool WHERE pool = 'default_pool'")
+    held, description = cursor.fetchone() or (slots, "")
+    return bool(held != slots and (held == STOCK_SLOTS or description == POOL_MARK % held))
 
 
 def _recorded(cursor: Any, table: str) -> list[str]:
@@ -68,6 +91,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ask = verbs.add_parser("state", help="what the database lacks")
     ask.add_argument("--environment-file", type=Path, required=True, help=f"file that sets {CONNECTION_VARIABLE}")
     ask.add_argument("--admin", required=True, help="name of the administrator that must exist")
+    ask.add_argument("--slots", type=int, required=True, help="slots that the default pool should have")
+    size = verbs.add_parser("size-pool", help="give the default pool its slots")
+    size.add_argument("--environment-file", type=Path, required=True, help=f"file that sets {CONNECTION_VARIABLE}")
+    size.add_argument("--slots", type=int, required=True, help="slots that the default pool should have")
     options = parser.parse_args(arguments)
     if options.verb == "heads":
         answer: Any = built_heads()
@@ -77,7 +104,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         heads = json.loads((Path(sys.prefix) / "manifest.json").read_text())["migration_heads"]
         uri = connection_uri(options.environment_file.read_text())
         with psycopg2.connect(uri, connect_timeout=10) as connection, connection.cursor() as cursor:
-            answer = state(cursor, heads, options.admin)
+            if options.verb == "size-pool":
+                size_pool(cursor, options.slots)
+            answer = state(cursor, heads, options.admin, options.slots) if options.verb == "state" else {}
     sys.stdout.write(json.dumps(answer) + "\n")
 
 

@@ -2,12 +2,23 @@
 
 import base64
 import hashlib
+import re
+import urllib.parse
 from collections.abc import Callable, Mapping
 from typing import Any
 
 SALT_BYTES = 4
 # What names an object of each kind; see https://www.rabbitmq.com/docs/definitions.
-KEYS = {"users": ("name",), "vhosts": ("name",), "permissions": ("user", "vhost")}
+KEYS = {
+    "users": ("name",),
+    "vhosts": ("name",),
+    "permissions": ("user", "vhost"),
+    "queues": ("name", "vhost"),
+    "policies": ("name", "vhost"),
+}
+# What earlier versions of the fleet left in a broker: the one login of every program, and what Celery declared with it.
+FORMER_USER = "airflow"
+FORMER_NAMES = re.compile(r"celery_delayed_.*|celeryev|celery\.pidbox|reply\.celery\.pidbox")
 
 
 def rabbitmq_password_hash(password: str, user: str) -> str:
@@ -21,6 +32,35 @@ def rabbitmq_password_hash(password: str, user: str) -> str:
     return base64.b64encode(salt + hashlib.sha256(salt + secret).digest()).decode()
 
 
+def rabbitmq_workers(passwords: Mapping[str, str], vhost: str) -> dict[str, list[dict[str, Any]]]:
+    """Return what each pool of `passwords` has in `vhost`: a queue, and a login that may consume it and no more."""
+    return {
+        "users": [
+            {
+                "name": f"worker_{pool}",
+                "password_hash": rabbitmq_password_hash(password, f"worker_{pool}"),
+                "hashing_algorithm": "rabbit_password_hashing_sha256",
+                "tags": [],
+            }
+            for pool, password in passwords.items()
+        ],
+        "permissions": [
+            {"user": f"worker_{pool}", "vhost": vhost, "configure": "^$", "write": "^$", "read": f"^{re.escape(pool)}$"}
+            for pool in passwords
+        ],
+        "queues": [
+            {
+                "name": pool,
+                "vhost": vhost,
+                "durable": True,
+                "auto_delete": False,
+                "arguments": {"x-queue-type": "quorum"},
+            }
+            for pool in passwords
+        ],
+    }
+
+
 def rabbitmq_drift(wanted: Mapping[str, Any], held: Mapping[str, Any]) -> bool:
     """Return whether the broker, whose `/api/definitions` said `held`, lacks anything of the `wanted` definitions."""
     for kind, key in KEYS.items():
@@ -32,9 +72,25 @@ def rabbitmq_drift(wanted: Mapping[str, Any], held: Mapping[str, Any]) -> bool:
 
 
 def rabbitmq_strangers(wanted: Mapping[str, Any], held: Mapping[str, Any]) -> list[str]:
-    """Return the names of the users that the broker holds and nobody wants."""
-    names = {user["name"] for user in wanted["users"]}
+    """Return the names of the users that the broker holds and nobody wants, but for the former one: see below."""
+    names = {user["name"] for user in wanted["users"]} | {FORMER_USER}
     return sorted(user["name"] for user in held.get("users", []) if user["name"] not in names)
+
+
+def rabbitmq_leftovers(held: Mapping[str, Any], vhost: str) -> list[str]:
+    """Return what earlier versions left in the broker, as paths of its management API; [] where nothing is left.
+
+    To be deleted once nobody is connected as the former user: the broker ends the connections of a user that goes, and
+    a fleet is converged broker first, when its schedulers and workers have the old login still.
+    """
+    place = urllib.parse.quote(vhost, safe="")
+    found = [
+        f"{kind}/{place}/{urllib.parse.quote(item['name'], safe='')}"
+        for kind in ("queues", "exchanges")
+        for item in held.get(kind, [])
+        if item["vhost"] == vhost and FORMER_NAMES.fullmatch(item["name"])
+    ]
+    return sorted(found) + [f"users/{FORMER_USER}" for user in held.get("users", []) if user["name"] == FORMER_USER]
 
 
 def _covers(held: Any, wanted: Any) -> bool:
@@ -52,5 +108,7 @@ class FilterModule:
         return {
             "rabbitmq_password_hash": rabbitmq_password_hash,
             "rabbitmq_drift": rabbitmq_drift,
+            "rabbitmq_workers": rabbitmq_workers,
             "rabbitmq_strangers": rabbitmq_strangers,
+            "rabbitmq_leftovers": rabbitmq_leftovers,
         }

@@ -42,7 +42,7 @@ def add(verbs: Any) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    """Print {"pools", "queues", "import_errors", "parse_seconds": {file: s}, "succeeded", "failed", "failed_dags"}."""
+    """Print {"pools": {name: slots}, "queues", "import_errors", "parse_seconds": {file: s}, …}."""
     python.require("psycopg2")
     try:
         with database.connected(arguments.configuration) as cursor:

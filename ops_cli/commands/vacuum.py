@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ops_cli.console import options, prompt
+from ops_cli.console import hints, options, prompt
 from ops_cli.console.errors import UsageError
 from ops_cli.console.options import Format, Shared
 from ops_cli.console.tables import console, duration, size
@@ -120,7 +120,7 @@ def vacuum(  # noqa: PLR0913 - options of a command
     if output is Format.JSON:
         click.echo(json.dumps(done, indent=2))
     else:
-        console().print(finished(done))
+        console().print(finished(done, fleet.env))
 
 
 def describe(event: agent.Line) -> str:
@@ -146,7 +146,7 @@ def planned(plan: agent.Line) -> Table:
     return table
 
 
-def finished(done: agent.Line) -> RenderableType:
+def finished(done: agent.Line, env: str) -> RenderableType:
     """Draw what went."""
     table = _table("table", "archived", "deleted", "bytes", "time")
     for each in done["tables"]:
@@ -158,12 +158,13 @@ def finished(done: agent.Line) -> RenderableType:
         notes.append(f"{size(done['reclaimed_bytes'])} given back to the disk")
     notes += ["went on where a vacuum was interrupted"] if done.get("resumed") else []
     notes += ["stopped before everything was taken: the next one goes on"] if done.get("stopped_early") else []
-    notes += [_left_open(url) for url in done.get("unsettled", [])]
+    notes += [_left_open(url, env) for url in done.get("unsettled", [])]
     return Group(table, Text("\n".join(notes)))
 
 
-def _left_open(url: str) -> str:
-    return f"a killed vacuum may have left an archive open in {url}; once it is in reach: ops vacuum --archive-to {url}"
+def _left_open(url: str, env: str) -> str:
+    settle = hints.ops(env, "vacuum", "--archive-to", url)
+    return f"a killed vacuum may have left an archive open in {url}; once it is in reach: {settle}"
 
 
 def total(tables: Sequence[Any], key: str) -> float:

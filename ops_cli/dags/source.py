@@ -239,7 +239,7 @@ def _pack(path: Path, names: list[str], archive: Path) -> None:
 def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
     member.uid = member.gid = 0
     member.uname = member.gname = ""
-    # As git has them: executable or not, and never setuid.
+    # As git has them, and never setuid: who writes with a narrow umask would else deploy what Airflow cannot read.
     member.mode = 0o755 if member.mode & 0o100 else 0o644
     return member
 

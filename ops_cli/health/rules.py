@@ -226,7 +226,10 @@ def _queue_problems(status: FleetStatus) -> Iterator[str]:
     broker = next((seen.host.name for seen in status.observations if seen.report.get("rabbitmq")), "")
     consumers = {queue["name"]: queue["consumers"] for queue in status.broker.get("queues", [])}
     for queue in status.broker.get("expected_queues", []):
-        if not consumers.get(queue):
+        if queue not in consumers:
+            mend = f"type: {hints.playbook(status.env, '--tags rabbitmq')}"
+            yield f"{broker}: queue {queue} is missing, what is sent to it is lost; {mend}"
+        elif not consumers[queue]:
             look = _type(status.env, "worker", "systemctl is-active airflow-worker")
             yield f"{broker}: queue {queue} has no consumer, its tasks wait; {look}"
     for alarm in status.broker.get("alarms", []):

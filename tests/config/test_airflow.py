@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ops_airflow.celery import config as celery_config
 from tests.config import plays
 
 GOOD = "kR9vX2mQ7tLw4zBa"
@@ -18,7 +19,8 @@ SECRETS: dict[str, Any] = {
     "vault_postgres_airflow_password": AWKWARD,
     "vault_postgres_celery_password": f"{GOOD}2",
     "vault_postgres_scheduler_passwords": {"sched1": f"{GOOD}3", "sched2": f"{GOOD}4"},
-    "vault_rabbitmq_airflow_password": f"{GOOD}5",
+    "vault_rabbitmq_scheduler_password": f"{GOOD}5",
+    "vault_rabbitmq_worker_passwords": {"cpu": f"{GOOD}/8", "io": f"{GOOD}9", "memory": f"{GOOD}10"},
     "vault_airflow_jwt_secret": GOOD * 4,
     "vault_airflow_api_secret_key": f"{GOOD}6",
     "vault_airflow_fernet_key": "a1I5dlgybVE3dEx3NHpCYWtSOXZYMm1RN3RMdzR6QmE=",
@@ -97,11 +99,57 @@ def test_workers_do_not_learn_the_control_planes_secrets(rendered: dict[str, dic
 
 def test_every_host_agrees_on_what_tasks_need(rendered: dict[str, dict[str, str]]) -> None:
     configs = [_config(files["airflow.cfg"]) for files in rendered.values()]
-    assert len({config["celery"]["broker_url"] for config in configs}) == 1
+    assert len({config["airfleet"]["queues"] for config in configs}) == 1
     assert len({config["api"]["secret_key"] for config in configs}) == 1
     assert len({config["dag_processor"]["dag_bundle_config_list"] for config in configs}) == 1
     bundles = json.loads(configs[0]["dag_processor"]["dag_bundle_config_list"])
     assert bundles == [{"name": "fleet", "classpath": "ops_airflow.dags.bundle.ReleaseBundle", "kwargs": {}}]
+
+
+def test_every_tier_has_the_broker_login_of_its_part(rendered: dict[str, dict[str, str]]) -> None:
+    urls = {host: _config(files["airflow.cfg"])["celery"]["broker_url"] for host, files in rendered.items()}
+    assert urls == {
+        "web1": "amqp://10.77.0.61:5672/airflow",
+        "sched1": f"amqp://scheduler:{GOOD}5@10.77.0.61:5672/airflow",
+        "sched2": f"amqp://scheduler:{GOOD}5@10.77.0.61:5672/airflow",
+        "worker-io1": f"amqp://worker_io:{GOOD}9@10.77.0.61:5672/airflow",
+    }
+
+
+def test_worker_serves_its_pools_queue(rendered: dict[str, dict[str, str]]) -> None:
+    assert re.search(r"^ExecStart=.* --queues io ", rendered["worker-io1"]["airflow-worker.service"], re.MULTILINE)
+    assert json.loads(_config(rendered["worker-io1"]["airflow.cfg"])["airfleet"]["queues"]) == ["cpu", "io", "memory"]
+
+
+def test_publish_to_a_frozen_broker_ends_before_airflow_gives_it_up(rendered: dict[str, dict[str, str]]) -> None:
+    patience = float(_config(rendered["sched1"]["airflow.cfg"])["celery"]["operation_timeout"])
+    # the confirm, the channel's close, the connection's close
+    assert patience > 3 * celery_config.IO_TIMEOUT_SECONDS
+
+
+def test_task_may_wait_for_a_slot_for_a_day(rendered: dict[str, dict[str, str]]) -> None:
+    # as long as its token is good
+    assert _config(rendered["sched1"]["airflow.cfg"])["scheduler"]["task_queued_timeout"] == "86400"
+
+
+def test_task_ends_itself_before_another_copy_is_started(rendered: dict[str, dict[str, str]]) -> None:
+    workers = _config(rendered["worker-io1"]["airflow.cfg"])["workers"]
+    # Each try waits up to execution_api_timeout (5 s) and half of retry_wait_max on average, for the jitter is even.
+    one = int(workers["execution_api_retries"]) * (5 + float(workers["execution_api_retry_wait_max"]) / 2)
+    assert int(workers["max_failed_heartbeats"]) * one < 300 - 60
+
+
+def test_default_pool_is_as_large_as_the_fleet(rendered: dict[str, dict[str, str]]) -> None:
+    assert _config(rendered["sched1"]["airflow.cfg"])["core"]["default_pool_task_slot_count"] == "32"
+
+
+def test_several_brokers_are_one_list(tmp_path: Path) -> None:
+    two = SECRETS | {"airflow_broker_hosts": ["10.0.0.1", "10.0.0.2"]}
+    render = plays.template("roles/airflow/templates/airflow.cfg.j2", tmp_path / "cfg")
+    plays.run([plays.play("worker-cpu1", two, _preflight("airflow"), render)], tmp_path)
+    url = _config((tmp_path / "cfg").read_text())["celery"]["broker_url"]
+    login = f"amqp://worker_cpu:{GOOD}%2F8@"
+    assert url == f"{login}10.0.0.1:5672/airflow;{login}10.0.0.2:5672/airflow"
 
 
 def test_services_may_write_the_release_cache_and_start_without_the_share(rendered: dict[str, dict[str, str]]) -> None:
@@ -204,7 +252,8 @@ REFUSED: dict[str, tuple[str, str, dict[str, Any], str]] = {
     "proxies": ("web1", "airflow_api_server", {"airflow_api_server_proxy_addresses": []}, "name the balancers"),
     "login": ("sched1", "airflow_scheduler", {"airflow_scheduler_database_password": ""}, "vault_postgres_scheduler"),
     "pool": ("worker-io1", "airflow_worker", {"airflow_worker_pool": "gpu"}, "'gpu', which is not one of cpu, memory"),
-    "no queue": ("worker-io1", "airflow_worker", {"airflow_worker_queues": []}, "Name at least one queue"),
+    "queues": ("worker-io1", "airflow_worker", {"airflow_worker_queues": ["io", "cpu"]}, "its pool's queue alone"),
+    "default queue": ("web1", "airflow", {"airflow_default_queue": "gpu"}, "is 'gpu', which is not one of cpu, io"),
     "memory": ("worker-io1", "airflow_worker", {"airflow_worker_memory_high_percent": 95}, "rise from high to max"),
     "no dags": ("sched1", "airflow_dags", {"airflow_dags_source": "/nowhere"}, "airflow_dags_source (/nowhere)"),
     "lock": ("web1", "airflow", {"__airflow_requirements": "{{ __airflow_lock }}"}, "Run `make lock`"),

@@ -54,6 +54,7 @@ def _secrets() -> dict[str, Any]:
     secrets: dict[str, Any] = {name: f"{STRONG}{number}" for number, name in enumerate(names)}
     secrets["vault_airflow_fernet_key"] = "a1I5dlgybVE3dEx3NHpCYWtSOXZYMm1RN3RMdzR6QmE="
     secrets["vault_postgres_scheduler_passwords"] = {"sched1": f"{STRONG}s1", "sched2": f"{STRONG}s2"}
+    secrets["vault_rabbitmq_worker_passwords"] = {pool: f"{STRONG}{pool}" for pool in ("cpu", "memory", "io")}
     secrets["vault_postgres_keeper_passwords"] = {"sched1": f"{STRONG}k1", "sched2": f"{STRONG}k2"}
     return secrets
 
@@ -149,7 +150,7 @@ def test_worker_in_two_pools_is_refused(hosts: Inventory, refuse: Refuse) -> Non
     pools(hosts)["worker_memory"]["hosts"]["cpu1"] = {}
     said = refuse()
     assert "these have several: cpu1 (worker_cpu, worker_memory)." in said
-    assert "airflow_worker_queues" in said
+    assert "a further pool" in said
 
 
 def test_host_in_two_tiers_is_refused(hosts: Inventory, refuse: Refuse) -> None:
@@ -194,7 +195,7 @@ def test_missing_secrets_are_named_all_at_once(variables: dict[str, Any], refuse
     for name in names:
         del variables[name]
     said = refuse()
-    assert [name for name in names if not re.search(rf"{name}(\.sched1)? \(missing or empty\)", said)] == []
+    assert [name for name in names if not re.search(rf"{name}(\.(sched1|cpu))? \(missing or empty\)", said)] == []
     assert "ansible-vault edit" in said
 
 
@@ -212,7 +213,8 @@ def test_scheduler_host_without_its_password_is_refused(variables: dict[str, Any
     assert "vault_postgres_scheduler_passwords.sched2 (missing or empty)" in refuse()
 
 
-def test_unknown_pool_is_refused(hosts: Inventory, refuse: Refuse) -> None:
+def test_unknown_pool_is_refused(hosts: Inventory, variables: dict[str, Any], refuse: Refuse) -> None:
+    variables["vault_rabbitmq_worker_passwords"]["gpu"] = f"{STRONG}gpu"
     pools(hosts)["worker_cpu"]["vars"]["airflow_worker_pool"] = "gpu"
     said = refuse("--tags", "airflow_worker")
     assert "airflow_worker_pool" in said
@@ -225,11 +227,23 @@ def test_worker_without_a_pool_is_refused(hosts: Inventory, refuse: Refuse) -> N
     assert "airflow_worker_pool is missing for cpu1." in refuse()
 
 
-def test_worker_without_a_queue_is_refused(hosts: Inventory, refuse: Refuse) -> None:
-    pools(hosts)["worker_io"]["vars"]["airflow_worker_queues"] = []
+def test_worker_of_two_queues_is_refused(hosts: Inventory, refuse: Refuse) -> None:
+    pools(hosts)["worker_io"]["vars"]["airflow_worker_queues"] = ["io", "cpu"]
     said = refuse("--tags", "airflow_worker")
-    assert "airflow_worker_queues" in said
+    assert "a worker serves its pool's queue alone" in said
     assert "fatal: [io1]" in said
+
+
+def test_pool_without_a_broker_password_is_named(variables: dict[str, Any], refuse: Refuse) -> None:
+    del variables["vault_rabbitmq_worker_passwords"]["io"]
+    assert "vault_rabbitmq_worker_passwords.io (missing or empty)" in refuse()
+
+
+def test_vault_of_an_earlier_version_is_told_every_name_that_is_new(variables: dict[str, Any], refuse: Refuse) -> None:
+    del variables["vault_rabbitmq_worker_passwords"], variables["vault_rabbitmq_scheduler_password"]
+    said = refuse()
+    assert "vault_rabbitmq_scheduler_password (missing or empty)" in said
+    assert all(f"vault_rabbitmq_worker_passwords.{pool} (missing or empty)" in said for pool in ("cpu", "io", "memory"))
 
 
 def test_unreachable_host_is_named_with_what_to_do(hosts: Inventory, refuse: Refuse) -> None:

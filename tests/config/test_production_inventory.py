@@ -64,7 +64,9 @@ def test_vault_holds_a_strong_secret_of_its_own_for_every_name_that_is_used(vaul
     schedulers = secrets.pop("vault_postgres_scheduler_passwords")
     keepers = secrets.pop("vault_postgres_keeper_passwords")
     assert set(schedulers) == set(keepers) == {"sched1", "sched2"}
-    values = [*secrets.values(), *schedulers.values(), *keepers.values()]
+    workers = secrets.pop("vault_rabbitmq_worker_passwords")
+    assert set(workers) == {"cpu", "io", "memory"}
+    values = [*secrets.values(), *schedulers.values(), *keepers.values(), *workers.values()]
     assert len(set(values)) == len(values)
     assert min(len(value) for value in values) >= 32
 

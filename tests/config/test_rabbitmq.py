@@ -10,7 +10,8 @@ from tests.config import plays
 
 GOOD = "kR9vX2mQ7tLw4zBa"
 SECRETS: dict[str, Any] = {
-    "vault_rabbitmq_airflow_password": f"{GOOD}1",
+    "vault_rabbitmq_scheduler_password": f"{GOOD}1",
+    "vault_rabbitmq_worker_passwords": {"cpu": f"{GOOD}5", "io": f"{GOOD}6", "memory": f"{GOOD}7"},
     "vault_rabbitmq_admin_password": f"{GOOD}2",
     "vault_rabbitmq_monitor_password": f"{GOOD}3",
     "vault_rabbitmq_erlang_cookie": f"{GOOD}4",
@@ -69,13 +70,37 @@ def test_nothing_listens_on_every_address(rendered: dict[str, str]) -> None:
 def test_definitions_carry_hashes_and_no_password(rendered: dict[str, str]) -> None:
     definitions = json.loads(rendered["definitions.json"])
     assert {user["name"]: user["tags"] for user in definitions["users"]} == {
-        "airflow": [],
+        "scheduler": [],
+        "worker_cpu": [],
+        "worker_io": [],
+        "worker_memory": [],
         "admin": ["administrator"],
         "monitor": ["monitoring"],
     }
     assert [vhost["metadata"]["default_queue_type"] for vhost in definitions["vhosts"]] == ["quorum"]
-    assert {item["user"] for item in definitions["permissions"] if item["write"] == ".*"} == {"airflow", "admin"}
     assert [name for name, text in rendered.items() if GOOD in text] == []
+
+
+def test_programs_may_do_what_their_part_asks_for(rendered: dict[str, str]) -> None:
+    definitions = json.loads(rendered["definitions.json"])
+    assert {item["vhost"] for item in definitions["permissions"]} == {"airflow"}
+    rights = {item["user"]: (item["configure"], item["write"], item["read"]) for item in definitions["permissions"]}
+    assert rights.pop("admin") == (".*", ".*", ".*")
+    assert rights == {
+        "scheduler": ("^$", r"^amq\.default$", "^$"),
+        "worker_cpu": ("^$", "^$", "^cpu$"),
+        "worker_io": ("^$", "^$", "^io$"),
+        "worker_memory": ("^$", "^$", "^memory$"),
+        "monitor": ("^$", "^$", "^$"),
+    }
+
+
+def test_queues_are_there_for_every_pool_and_drop_nothing(rendered: dict[str, str]) -> None:
+    definitions = json.loads(rendered["definitions.json"])
+    queues = {queue["name"]: (queue["durable"], queue["arguments"]) for queue in definitions["queues"]}
+    assert queues == dict.fromkeys(["cpu", "io", "memory"], (True, {"x-queue-type": "quorum"}))
+    (policy,) = definitions["policies"]
+    assert (policy["apply-to"], policy["definition"]) == ("quorum_queues", {"delivery-limit": -1})
 
 
 def test_node_is_named_after_its_host(rendered: dict[str, str]) -> None:
@@ -88,7 +113,8 @@ def test_plugins_are_an_erlang_term(rendered: dict[str, str]) -> None:
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "missing": ({"vault_rabbitmq_admin_password": ""}, "rabbitmq_admin_password (missing or empty)"),
-    "default": ({"vault_rabbitmq_airflow_password": "guest"}, "rabbitmq_airflow_password (a default password)"),
+    "default": ({"vault_rabbitmq_scheduler_password": "guest"}, "rabbitmq_scheduler_password (a default password)"),
+    "no pool": ({"vault_rabbitmq_worker_passwords": {}}, "rabbitmq_worker_passwords.cpu (missing or empty)"),
     "short": ({"vault_rabbitmq_erlang_cookie": "Ab1"}, "rabbitmq_erlang_cookie (shorter than 16 characters)"),
     "shared": ({"vault_rabbitmq_admin_password": f"{GOOD}1"}, "are the same"),
     "cookie": ({"vault_rabbitmq_erlang_cookie": f"{GOOD}'+.4"}, "rabbitmq_erlang_cookie must be letters and digits"),

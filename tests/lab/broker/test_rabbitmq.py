@@ -16,7 +16,8 @@ testinfra_hosts = ["ansible://broker"]
 
 ROOT = Path(__file__).parents[3]
 SECRETS = Path("/var/lib/airfleet/lab/secrets")
-USERS = ["admin", "airflow", "monitor"]
+POOLS = ["cpu", "io", "memory"]
+USERS = ["admin", "monitor", "scheduler", *(f"worker_{pool}" for pool in POOLS)]
 PORTS = [5672, 15672, 15692, 25672, 4369]
 
 
@@ -75,15 +76,42 @@ def test_users_are_exactly_ours(api: Callable[..., requests.Response]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("user", "password"), [("guest", "guest"), ("admin", "wrong"), ("airflow", None)], ids=["guest", "wrong", "airflow"]
+    ("user", "password"),
+    [("guest", "guest"), ("admin", "wrong"), ("scheduler", None)],
+    ids=["guest", "wrong", "program"],
 )
 def test_management_refuses(api: Callable[..., requests.Response], user: str, password: str | None) -> None:
-    # airflow's password is right, but it holds no tag that lets it into the management API
+    # the scheduler's password is right, but it holds no tag that lets it into the management API
     assert api("GET", "/overview", user, password=password).status_code == 401
 
 
 def test_queue_without_a_type_is_a_quorum_queue(api: Callable[..., requests.Response], queue: str) -> None:
     assert api("GET", queue).json()["type"] == "quorum"
+
+
+def test_queues_are_the_pools_and_drop_nothing(api: Callable[..., requests.Response]) -> None:
+    queues = {queue["name"]: queue for queue in api("GET", "/queues/airflow").json()}
+    assert set(queues) == set(POOLS)
+    assert {queue["type"] for queue in queues.values()} == {"quorum"}
+    assert [queues[pool]["effective_policy_definition"]["delivery-limit"] for pool in POOLS] == [-1, -1, -1]
+
+
+def test_workers_are_connected_as_their_pools_user(
+    api: Callable[..., requests.Response], wait_until: Callable[..., Any]
+) -> None:
+    def users() -> bool:
+        found = {connection.get("user") for connection in api("GET", "/vhosts/airflow/connections").json()}
+        return {f"worker_{pool}" for pool in POOLS} <= found <= set(USERS)
+
+    wait_until(users, deadline=30, what="every pool's worker to be connected, and nobody else")
+
+
+def test_every_slot_is_asked_for(api: Callable[..., requests.Response], inventory: Any) -> None:
+    wanted = {host.queues[0] for host in inventory.tier("worker")}
+    asked: dict[str, int] = dict.fromkeys(wanted, 0)
+    for consumer in api("GET", "/consumers/airflow").json():
+        asked[consumer["queue"]["name"]] += consumer["prefetch_count"]
+    assert asked == {"cpu": 2, "io": 4, "memory": 2}
 
 
 def test_monitor_sees_queues_and_touches_none(api: Callable[..., requests.Response], queue: str) -> None:
@@ -140,7 +168,8 @@ def test_message_survives_a_restart(
 
 def test_converge_undoes_what_was_changed_by_hand(api: Callable[..., requests.Response]) -> None:
     api("PUT", "/users/guest", json={"password": "guest", "tags": "administrator"}).raise_for_status()
-    api("PUT", "/permissions/airflow/airflow", json={"configure": "", "write": "", "read": ""}).raise_for_status()
+    api("PUT", "/permissions/airflow/worker_io", json={"configure": "", "write": "", "read": ".*"}).raise_for_status()
+    api("DELETE", "/policies/airflow/tasks").raise_for_status()
     command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "inventories/lab", "site.yml"]
     settings = os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
     done = subprocess.run(
@@ -154,5 +183,6 @@ def test_converge_undoes_what_was_changed_by_hand(api: Callable[..., requests.Re
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert sorted(user["name"] for user in api("GET", "/users").json()) == USERS
-    permissions = api("GET", "/permissions/airflow/airflow").json()
-    assert [permissions[right] for right in ("configure", "write", "read")] == [".*", ".*", ".*"]
+    permissions = api("GET", "/permissions/airflow/worker_io").json()
+    assert [permissions[right] for right in ("configure", "write", "read")] == ["^$", "^$", "^io$"]
+    assert api("GET", "/policies/airflow/tasks").json()["definition"] == {"delivery-limit": -1}

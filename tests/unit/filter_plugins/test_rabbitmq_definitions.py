@@ -22,6 +22,8 @@ WANTED: dict[str, Any] = {
     "users": [{"name": "admin", "password_hash": "A", "tags": ["administrator"]}],
     "vhosts": [{"name": "airflow", "metadata": {"default_queue_type": "quorum", "tags": []}}],
     "permissions": [{"user": "admin", "vhost": "airflow", "configure": ".*", "write": ".*", "read": ".*"}],
+    "queues": [{"name": "cpu", "vhost": "airflow", "arguments": {"x-queue-type": "quorum"}}],
+    "policies": [{"name": "tasks", "vhost": "airflow", "definition": {"delivery-limit": -1}}],
 }
 # As a broker tells it: more of everything, in another order.
 HELD: dict[str, Any] = {
@@ -32,7 +34,8 @@ HELD: dict[str, Any] = {
         {"name": "airflow", "limits": [], "metadata": {"tags": [], "default_queue_type": "quorum", "description": ""}},
     ],
     "permissions": [{"read": ".*", "user": "admin", "vhost": "airflow", "configure": ".*", "write": ".*"}],
-    "queues": [{"name": "cpu"}],
+    "queues": [{"name": "cpu", "vhost": "airflow", "durable": True, "arguments": {"x-queue-type": "quorum"}}],
+    "policies": [{"name": "tasks", "vhost": "airflow", "definition": {"delivery-limit": -1}, "priority": 0}],
 }
 
 
@@ -63,6 +66,8 @@ def test_drift_is_none_when_the_broker_holds_all_and_more() -> None:
         ("vhosts", {"metadata": {"default_queue_type": "classic", "tags": []}}),
         ("permissions", {"write": "^$"}),
         ("permissions", {"vhost": "/"}),
+        ("queues", {"name": "io"}),
+        ("policies", {"definition": {"delivery-limit": 20}}),
     ],
 )
 def test_drift_is_seen_in_every_kind(kind: str, change: dict[str, Any]) -> None:
@@ -76,6 +81,29 @@ def test_drift_of_a_broker_that_did_not_answer() -> None:
 
 
 def test_strangers_are_the_users_that_nobody_wants() -> None:
-    held = {"users": [{"name": "guest"}, {"name": "admin"}, {"name": "eve"}]}
+    held = {"users": [{"name": "guest"}, {"name": "admin"}, {"name": "airflow"}, {"name": "eve"}]}
     assert plugin.rabbitmq_strangers(WANTED, held) == ["eve", "guest"]
     assert plugin.rabbitmq_strangers(WANTED, {}) == []
+
+
+def test_worker_may_consume_its_pools_queue_and_nothing_else() -> None:
+    made = plugin.rabbitmq_workers({"cpu": "p1", "a.b": "p2"}, "airflow")
+    rights = {item["user"]: (item["configure"], item["write"], item["read"]) for item in made["permissions"]}
+    assert rights == {"worker_cpu": ("^$", "^$", "^cpu$"), "worker_a.b": ("^$", "^$", r"^a\.b$")}
+    assert [queue["name"] for queue in made["queues"]] == ["cpu", "a.b"]
+    assert len({user["password_hash"] for user in made["users"]}) == 2
+
+
+def test_leftovers_are_what_celery_declared_and_the_login_of_all() -> None:
+    held = {
+        "users": [{"name": "admin"}, {"name": "airflow"}],
+        "queues": [{"name": name, "vhost": "airflow"} for name in ("cpu", "celery_delayed_0", "celery_delayed_27")],
+        "exchanges": [{"name": "celery.pidbox", "vhost": "airflow"}, {"name": "celery.pidbox", "vhost": "other"}],
+    }
+    assert plugin.rabbitmq_leftovers(held, "airflow") == [
+        "exchanges/airflow/celery.pidbox",
+        "queues/airflow/celery_delayed_0",
+        "queues/airflow/celery_delayed_27",
+        "users/airflow",
+    ]
+    assert plugin.rabbitmq_leftovers({}, "airflow") == []

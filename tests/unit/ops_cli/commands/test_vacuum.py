@@ -174,12 +174,12 @@ def test_plan_leaves_out_tables_without_rows() -> None:
 
 
 def test_result_names_where_an_archive_may_be_left_open() -> None:
-    text = drawn(vacuum.finished(DONE | {"unsettled": ["s3://bucket/prefix"]}))
-    assert "ops vacuum --archive-to s3://bucket/prefix" in " ".join(text.split())
+    text = drawn(vacuum.finished(DONE | {"unsettled": ["s3://bucket/prefix"]}, "prod"))
+    assert "ops vacuum --env prod --archive-to s3://bucket/prefix" in " ".join(text.split())
 
 
 def test_result_says_that_there_is_more_to_do() -> None:
-    text = drawn(vacuum.finished(DONE))
+    text = drawn(vacuum.finished(DONE, "prod"))
     assert "20260101T000000Z-abcdef" in text
     assert "longest transaction 0.123 s" in text
     assert "the next one goes on" in text

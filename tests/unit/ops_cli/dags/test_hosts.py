@@ -26,7 +26,7 @@ def test_gate_is_told_what_the_fleet_has(
 
     monkeypatch.setattr(ssh, "stream", stream)
     (tmp_path / "dags.tar").write_bytes(b"")
-    known = {"pools": ["default_pool"], "import_errors": 0} | ({"queues": queues} if queues else {})
+    known = {"pools": {"default_pool": 128}, "import_errors": 0} | ({"queues": queues} if queues else {})
     assert ReleaseHosts(FLEET, Sessions()).validate(tmp_path / "dags.tar", known) == ("{}\n", False)
     options = json.loads(shlex.split(commands[0])[-2])
-    assert options == {"pools": ["default_pool"], "queues": queues}
+    assert options == {"pools": {"default_pool": 128}, "queues": queues}
