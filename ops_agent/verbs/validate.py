@@ -39,7 +39,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("tree", type=Path, nargs="?", default=Path(), help="directory of DAG files; - is dags/ of a tar archive on stdin")
+    parser.add_argument("tree", type=Path, help="directory of DAG files; - is dags/ of a tar archive on stdin")
     parser.add_argument("--policy", type=Path, help="policy file, dag-policy.yml at the top of the tree if not given")
     parser.add_argument("--options", default="{}", help="JSON: pools, queues, default_queue, which the fleet knows")
     parser.add_argument("--format", choices=("table", "json", "junit"), default="table", help="how to print the report")

@@ -41,11 +41,10 @@ class Source:
         return digest(self.files)
 
     def header(self) -> dict[str, Any]:
-        """Return what a release says of itself, but for the gate's report, which the host adds."""
+        """Return what is to be said of the release; its digest and the gate's report are what the host itself found."""
         return {
             "author": self.author,
             "message": self.message,
-            "digest": self.digest,
             "commit": self.commit,
             "dirty": self.dirty,
             "source": dict(self.origin or {}),

@@ -20,7 +20,7 @@ _DONE, _FAILED, _REFUSED = 0, 1, 4
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print {"report": what the gate prints, "refused": bool}; return 0, 4 if the tree is refused, 1 or 2 for a failure."""
+    """Print {"report": what the gate prints, "refused": bool}; return 0, 4 if it refuses the tree, 1 or 2."""
     os.umask(0o022)
     try:
         with judged.unpacked() as work:

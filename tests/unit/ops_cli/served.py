@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
-from typing import Any, BinaryIO, cast
-
-import paramiko
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from ops_cli.fleet.conversation import Conversation
 from ops_cli.fleet.inventory import Host
+
+if TYPE_CHECKING:
+    import paramiko
 
 ROOT = Path(__file__).resolve().parents[3]
 _END_SECONDS = 60

@@ -14,8 +14,8 @@ from ops_cli.commands import deploy, releases, rollback
 from ops_cli.console.errors import OpsError
 from ops_cli.dags.hosts import Warmed
 from ops_cli.dags.source import Source
-from ops_cli.fleet.inventory import Inventory
 from ops_cli.fleet.agent import LockHeldError
+from ops_cli.fleet.inventory import Inventory
 
 OLD, NEW = "20260101T000000Z-aaaaaaa", "20260102T000000Z-bbbbbbb"
 

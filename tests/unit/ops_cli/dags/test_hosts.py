@@ -1,32 +1,90 @@
 import json
-import shlex
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from ops_cli.console.errors import OpsError
 from ops_cli.dags.hosts import ReleaseHosts
+from ops_cli.dags.source import Source
 from ops_cli.fleet import ssh
+from ops_cli.fleet.agent import Sessions
 from ops_cli.fleet.inventory import Host, Inventory
-from ops_cli.fleet.session import Sessions
+from tests.unit.ops_cli import served
 
-FLEET = Inventory("prod", (Host("sched1", "10.0.0.1", "scheduler"),))
+FLEET = Inventory("prod", tuple(Host(name, "10.0.0.1", "scheduler") for name in ("sched1", "sched2")))
+# Says what it was asked and given; a host without a database cannot say what serves.
+VERBS = """
+import json, time
+
+def main(words):
+    heard = {"words": words[2:], "read": sys.stdin.read()}
+    if words[2] == "validate":
+        refused = "bad" in heard["read"]
+        print(json.dumps({"report": json.dumps(heard), "refused": refused}))
+        return 4 if refused else 0
+    print(json.dumps(heard | {"seconds": 0.5, "copied": True}))
+    return 0
+"""
+
+
+@pytest.fixture
+def logins(monkeypatch: pytest.MonkeyPatch) -> served.Logins:
+    logins = served.Logins(served.python(served.LOOP.format(verbs=VERBS)))
+    monkeypatch.setattr(ssh, "converse", logins.converse)
+    return logins
 
 
 @pytest.mark.parametrize("queues", [["cpu", "gpu"], None])
-def test_gate_is_told_what_the_fleet_has(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, queues: list[str] | None
+@pytest.mark.usefixtures("logins")
+def test_gate_is_told_what_the_fleet_has_and_given_the_tree(tmp_path: Path, queues: list[str] | None) -> None:
+    (tmp_path / "dags.tar").write_text("a tree")
+    known = {"pools": ["default_pool"], "import_errors": 0} | ({"queues": queues} if queues else {})
+    with Sessions() as sessions:
+        report, refused = ReleaseHosts(FLEET, sessions).validate(tmp_path / "dags.tar", known, keep="abc")
+    heard = json.loads(report)
+    words = dict(zip(heard["words"][1:-1:2], heard["words"][2:-1:2], strict=True))
+    assert (refused, heard["read"], words["--keep"], heard["words"][-1]) == (False, "a tree", "abc", "-")
+    assert json.loads(words["--options"]) == {"pools": ["default_pool"], "queues": queues}
+
+
+@pytest.mark.usefixtures("logins")
+def test_refused_tree_is_an_answer(tmp_path: Path) -> None:
+    (tmp_path / "dags.tar").write_text("a bad tree")
+    with Sessions() as sessions:
+        assert ReleaseHosts(FLEET, sessions).validate(tmp_path / "dags.tar", {})[1] is True
+
+
+def test_tree_is_sent_once_and_published_by_its_digest(logins: served.Logins, tmp_path: Path) -> None:
+    (tmp_path / "dags.tar").write_text("a tree")
+    source = Source(tmp_path / "dags.tar", {"a.py": "0" * 64}, "ann", "message")
+    with Sessions() as sessions:
+        hosts = ReleaseHosts(FLEET, sessions)
+        hosts.validate(source.archive, {}, keep=source.digest)
+        published = hosts.publish(source)
+    assert published["words"] == ["release", "publish", "--judged", source.digest]
+    said = json.loads(published["read"])
+    assert (said["author"], said["message"]) == ("ann", "message")
+    # What the gate found, and of which bytes, is the host's to say.
+    assert not said.keys() & {"validation", "digest"}
+    assert logins.hosts == ["sched1"]
+
+
+@pytest.mark.usefixtures("logins")
+def test_every_airflow_host_copies_a_release() -> None:
+    warmed = ReleaseHosts(FLEET, Sessions()).warm("r1")
+    assert [(one.host, one.copied, one.error) for one in warmed] == [("sched1", True, ""), ("sched2", True, "")]
+
+
+def test_question_that_any_scheduler_answers_goes_to_the_next_one(
+    logins: served.Logins, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commands: list[str] = []
+    def converse(host: Host, command: str) -> object:
+        if host.name == "sched1":
+            raise ssh.UnreachableError("sched1 is away")
+        return logins.converse(host, command)
 
-    def stream(_host: Host, command: str, **_: Any) -> Iterator[str]:
-        commands.append(command)
-        yield "{}"
-
-    monkeypatch.setattr(ssh, "stream", stream)
-    (tmp_path / "dags.tar").write_bytes(b"")
-    known = {"pools": {"default_pool": 128}, "import_errors": 0} | ({"queues": queues} if queues else {})
-    assert ReleaseHosts(FLEET, Sessions()).validate(tmp_path / "dags.tar", known) == ("{}\n", False)
-    options = json.loads(shlex.split(commands[0])[-2])
-    assert options == {"pools": {"default_pool": 128}, "queues": queues}
+    monkeypatch.setattr(ssh, "converse", converse)
+    with Sessions() as sessions:
+        assert ReleaseHosts(FLEET, sessions).served("r1")["words"] == ["release", "served", "--release", "r1"]
+        with pytest.raises(OpsError, match="sched1 is away"):
+            ReleaseHosts(FLEET, sessions).links()

@@ -135,7 +135,7 @@ def test_agent_of_another_version_is_told_by_one_hint(answer: Answer, program: s
 
 def test_sudo_that_refuses_is_quoted(answer: Answer) -> None:
     answer("import sys; sys.exit('sudo: a password is required')")
-    with pytest.raises(RemoteError, match="^pg1: sudo: a password is required$"):
+    with pytest.raises(RemoteError, match=r"^pg1: sudo: a password is required$"):
         agent.result(HOST, ["vacuum"])
 
 
@@ -176,5 +176,3 @@ def test_host_that_fails_or_hangs_costs_no_other_its_reply() -> None:
     assert (failed.reachable, failed.error, failed.status, failed.answer) == (True, "no database", 3, {})
     (silent,) = agent.survey([HOST], ["sleep"], timeout_seconds=0.5)
     assert (silent.reachable, silent.error) == (True, "no answer within 0.5 s")
-
-
