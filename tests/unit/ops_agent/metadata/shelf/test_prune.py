@@ -25,7 +25,7 @@ def test_age_beyond_the_calendar_chooses_nothing(tmp_path: Path) -> None:
 def test_archive_of_a_vacuum_that_has_not_ended_stays(tmp_path: Path) -> None:
     archive = sample.write(tmp_path, state=RUNNING)
     assert prune.older_than([archive], DAY, NOW) == []
-    with pytest.raises(ArchiveError, match=f"ops vacuum --archive-to file://{tmp_path},"):
+    with pytest.raises(ArchiveError, match=f"ops vacuum --env ENV --archive-to file://{tmp_path},"):
         prune.remove(archive)
     assert listing.entry(archive)["rows"] == 3
 
