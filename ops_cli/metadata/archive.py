@@ -57,7 +57,7 @@ def verifying(event: agent.Line) -> str:
 def restoring(event: agent.Line) -> str:
     """Say how far a restore is; an archive that had to be left out is named for good."""
     if event["event"] == "skipped":
-        console(stderr=True).print(Text(f"left out: {event['error']}"))
+        console(stderr=True).print(f"left out: {event['error']}")
         return ""
     return f"{event['rows']:,} rows of {event['runs']:,} runs"
 
