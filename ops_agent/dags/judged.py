@@ -60,6 +60,8 @@ def keep(work: Path, digest: str, report: dict[str, Any], root: Path = ROOT) -> 
     if (found := content_digest(*contents(work / DAGS))) != digest:
         raise ReleaseError(f"what came has the digest {found}, what was sent {digest}: nothing was kept")
     (work / _REPORT).write_text(json.dumps(report), encoding="utf-8")
+    # The gate is over: from here on it is root's alone.
+    work.chmod(0o700)
     shutil.rmtree(root / digest, ignore_errors=True)
     work.rename(root / digest)
 

@@ -67,6 +67,8 @@ def _pack(arguments: Namespace, stream: IO[bytes]) -> None:
         with judged.taken(arguments.judged) as (tree, report):
             archive.pack(tree, header | {"digest": arguments.judged, "validation": report}, stream)
         return
+    if arguments.tree is None:
+        raise ReleaseError("name --judged or --tree; an `ops` that sends the tree itself is older than this: update it")
     header = {name: getattr(arguments, name) for name in ("author", "message", "commit", "dirty", "source")}
     if arguments.validation:
         header["validation"] = json.loads(arguments.validation.read_text(encoding="utf-8"))

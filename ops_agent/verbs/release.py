@@ -66,7 +66,7 @@ def add(verbs: Any) -> None:
     parser.add_argument("--service-user", default=SERVICE_USER, help="user of Airflow's services; root becomes it")
     actions = parser.add_subparsers(dest="release_verb", required=True)
     publish = actions.add_parser("publish", help="make a release of what the gate let through, or of a directory")
-    what = publish.add_mutually_exclusive_group(required=True)
+    what = publish.add_mutually_exclusive_group()
     what.add_argument("--judged", metavar="DIGEST", help="what the gate let through; what to say of it is on stdin")
     what.add_argument("--tree", type=Path, help="directory to publish")
     publish.add_argument("--author", default="")

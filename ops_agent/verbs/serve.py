@@ -61,8 +61,6 @@ def run(arguments: Namespace) -> int:
 
     `arguments.main` runs the words of a request, as `ops-agent` itself does.
     """
-    # Whoever hangs up ends the verb in any case, never this process before it.
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     try:
         while request := _request():
             with _input(request) as given:
@@ -165,7 +163,6 @@ def _be_verb(main: Callable[[Sequence[str]], int], words: Sequence[str], given: 
         os.setpgid(0, 0)
         for source, target in ((given, _STDIN), (said, _STDOUT), (errors, 2)):
             os.dup2(source, target)
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         # Whatever a verb has begun is put away as by any other exception.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         # Where a verb starts over in another Python, these are the words.

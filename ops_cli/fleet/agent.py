@@ -235,4 +235,5 @@ def _failure(host: Host, reason: str, code: int) -> OpsError:
 
 def _other_version(host: Host, reason: str) -> OpsError:
     repair = hints.playbook(host.env, "--tags ops_agent,metadata_archive")
-    return OpsError(f"{host.name}: {reason}; the host's ops-agent is another version: type {repair}")
+    what = reason.partition(" (choose from")[0]
+    return OpsError(f"{host.name}: {what}; the host's ops-agent is another version: type {repair}")

@@ -70,6 +70,7 @@ def test_tree_is_there_for_the_gate_and_gone_afterwards(tmp_path: Path) -> None:
 def test_what_was_let_through_is_published_with_its_report_once(tmp_path: Path) -> None:
     root, wanted = tmp_path / "gate", digest(tmp_path, TREE)
     assert unpack(root, packed(TREE), wanted).returncode == 0
+    assert (root / wanted).stat().st_mode & 0o077 == 0
     with judged.taken(wanted, root) as (tree, report):
         assert (content_digest(*stream.contents(tree)), report) == (wanted, {"findings": []})
     with pytest.raises(ReleaseError, match="let no tree"), judged.taken(wanted, root):
