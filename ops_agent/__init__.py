@@ -1,1 +1,1 @@
-"""What runs on the VMs: probes now, lease keeper, DAG bundle and archive engine later."""
+"""What runs on every machine, in Debian's Python: what `ops` asks of it, and what its timers do."""

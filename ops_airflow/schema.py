@@ -11,7 +11,8 @@ import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
+
+from ops_release.database import libpq
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,8 +40,7 @@ def connection_uri(environment: str) -> str:
     for line in environment.splitlines():
         name, _, value = line.partition("=")
         if name == CONNECTION_VARIABLE:
-            parts = urlsplit(value)
-            return urlunsplit(parts._replace(scheme=parts.scheme.partition("+")[0]))
+            return libpq(value)
     raise KeyError(CONNECTION_VARIABLE)
 
 

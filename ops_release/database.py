@@ -50,7 +50,12 @@ def connection_uri(configuration: Path) -> str:
         raise ReleaseError(
             f"{configuration} names no metadata database ({error}); ask on a scheduler host, as root"
         ) from error
-    parts = urlsplit(value)
+    return libpq(value)
+
+
+def libpq(url: str) -> str:
+    """Return SQLAlchemy's URL as libpq's URI: without the driver."""
+    parts = urlsplit(url)
     return urlunsplit(parts._replace(scheme=parts.scheme.partition("+")[0]))
 
 

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import grp
 import json
 import os
-import pwd
 import sys
 import tempfile
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
-from importlib.util import find_spec
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from ops_agent.dags import judged
 from ops_agent.dags import stream as archive
 from ops_agent.dags.store import Store
+from ops_agent.host import python, user
 from ops_release import SERVING, ReleaseError, database, takeover
 from ops_release.cache import Cache
-from ops_release.diff import changes
 from ops_release.manifest import DAGS
 from ops_release.share import refuse_silence
 from ops_release.warm import warm
@@ -31,7 +27,6 @@ if TYPE_CHECKING:
 
     from ops_release.manifest import Manifest
 
-_AIRFLOW_PYTHON = Path("/opt/airflow/current/bin/python")
 _LOOK_SECONDS = 0.1
 
 
@@ -57,7 +52,7 @@ def _publish(arguments: Namespace) -> dict[str, Any]:
         # Packed before root is given up: the directory need not be the publisher's to read.
         _pack(arguments, stream)
         stream.seek(0)
-        become(arguments.publisher)
+        user.become(arguments.publisher)
         return _published(Store(arguments.share).publish(stream))
 
 
@@ -91,17 +86,17 @@ def _published(manifest: Manifest) -> dict[str, Any]:
 
 
 def _flip(arguments: Namespace) -> dict[str, Any]:
-    _be_airflows_python()
+    python.require("psycopg2")
     refuse_silence(arguments.share)
     # Logged in to the database as root, who may read the password.
     with database.refreshing(arguments.configuration) as refresh:
-        become(arguments.publisher)
+        user.become(arguments.publisher)
         flipped = Store(arguments.share).flip(arguments.id)
         return flipped | {"refreshed": refresh()}
 
 
 def _list(arguments: Namespace) -> dict[str, Any]:
-    _be_airflows_python()
+    python.require("psycopg2")
     refuse_silence(arguments.share)
     runs: dict[str, int] | None = None
     with suppress(ReleaseError, ImportError), database.connected(arguments.configuration) as cursor:
@@ -131,12 +126,6 @@ def _show(arguments: Namespace) -> dict[str, Any]:
     return asdict(Store(arguments.share).load(arguments.id))
 
 
-def _diff(arguments: Namespace) -> dict[str, Any]:
-    refuse_silence(arguments.share)
-    store = Store(arguments.share)
-    return changes(store.load(arguments.old), store.load(arguments.new))
-
-
 def _restore(arguments: Namespace) -> dict[str, Any]:
     refuse_silence(arguments.share)
     cache, store = Cache(arguments.cache), Store(arguments.share)
@@ -151,7 +140,7 @@ def _restore(arguments: Namespace) -> dict[str, Any]:
             archive.pack(cache.path(manifest.id) / DAGS, header, stream)
             stream.seek(0)
             lost.append((manifest, stream))
-        become(arguments.publisher)
+        user.become(arguments.publisher)
         for manifest, stream in lost:
             store.restore(manifest, stream)
     if current and store.current() is None:
@@ -162,24 +151,17 @@ def _restore(arguments: Namespace) -> dict[str, Any]:
 def _prune(arguments: Namespace) -> dict[str, Any]:
     if arguments.keep < 1:
         raise ReleaseError("--keep must be 1 or more")
-    _be_airflows_python()
+    python.require("psycopg2")
     with database.connected(arguments.configuration) as cursor:
         needed = database.needed(cursor)
     refuse_silence(arguments.share)
-    become(arguments.publisher)
+    user.become(arguments.publisher)
     return Store(arguments.share).prune(arguments.keep, needed, dry_run=arguments.dry_run)
 
 
 def _warm(arguments: Namespace) -> dict[str, Any]:
-    become(arguments.service_user)
+    user.become(arguments.service_user)
     return warm(arguments.share, Cache(arguments.cache), arguments.id, arguments.unused_days)
-
-
-def _verify(arguments: Namespace) -> dict[str, Any]:
-    cache = Cache(arguments.cache)
-    if not cache.has(arguments.id):
-        raise ReleaseError(f"this host has no copy of {arguments.id}; type: ops-agent release warm {arguments.id}")
-    return {"release": arguments.id, "differences": cache.verify(arguments.id)}
 
 
 def _status(arguments: Namespace) -> dict[str, Any]:
@@ -206,7 +188,7 @@ def _status(arguments: Namespace) -> dict[str, Any]:
 
 
 def _served(arguments: Namespace) -> dict[str, Any]:
-    _be_airflows_python()
+    python.require("psycopg2")
     with database.connected(arguments.configuration) as cursor:
         if arguments.release:
             _wait(cursor, arguments.release, Cache(arguments.cache), arguments.seconds)
@@ -225,29 +207,9 @@ def _wait(cursor: Any, release_id: str, cache: Cache, seconds: float) -> None:
 
 
 def _refresh(arguments: Namespace) -> dict[str, Any]:
-    _be_airflows_python()
+    python.require("psycopg2")
     with database.connected(arguments.configuration) as cursor:
         return {"refreshed": database.refresh(cursor)}
-
-
-def become(user: str) -> None:
-    """Give up root for a user: the share's server trusts nobody's root, and a copy belongs to who serves it."""
-    if os.geteuid() != 0:
-        return
-    try:
-        entry = pwd.getpwnam(user)
-    except KeyError as error:
-        raise ReleaseError(f"this host has no user {user}; site.yml makes it") from error
-    groups = [group.gr_gid for group in grp.getgrall() if user in group.gr_mem]
-    os.setgroups([entry.pw_gid, *groups])
-    os.setgid(entry.pw_gid)
-    os.setuid(entry.pw_uid)
-
-
-def _be_airflows_python() -> None:
-    """Start over in Airflow's environment, which alone has psycopg2."""
-    if find_spec("psycopg2") is None and _AIRFLOW_PYTHON.exists():
-        os.execv(_AIRFLOW_PYTHON, [str(_AIRFLOW_PYTHON), *sys.argv])  # noqa: S606
 
 
 _VERBS: dict[str, Callable[[Namespace], dict[str, Any]]] = {
@@ -257,10 +219,8 @@ _VERBS: dict[str, Callable[[Namespace], dict[str, Any]]] = {
     "links": _links,
     "restore": _restore,
     "show": _show,
-    "diff": _diff,
     "prune": _prune,
     "warm": _warm,
-    "verify": _verify,
     "status": _status,
     "served": _served,
     "refresh": _refresh,

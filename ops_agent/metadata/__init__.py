@@ -31,7 +31,9 @@ take, rows out of the database:
 - `pace`      when to slow down: the latency of a scheduler-like probe, heartbeats, replication lag.
 - `settle`    what is left of a run that was killed: makes files and database agree, batch by batch.
 - `maintain`  VACUUM (ANALYZE) afterwards, and giving space back to the disk.
-- `engine`    the loop over families, batches and slices.
+- `plan`      what one vacuum may take: a request against the catalog; `result` what it has done.
+- `loop`      slices of each family, moved by several sessions, no faster than others can bear.
+- `engine`    one vacuum from its beginning to its end, and what a killed one left.
 
 put_back, rows back into it:
 - `live`, `keys`, `restore`  whether the schema fits, foreign keys, batches.

@@ -1,10 +1,6 @@
 """How this host archives: role metadata_archive writes it to /etc/metadata-archive/archive.json."""
 
-import importlib.util
 import json
-import os
-import pwd
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,25 +38,3 @@ def load(file: Path = FILE) -> Settings:
         state_directory=Path(raw["state_directory"]),
         environment=raw["environment"],
     )
-
-
-def use_libraries(directory: Path = LIBRARIES) -> None:
-    """Make pyarrow, psycopg and their like importable; ops-agent itself is one file that carries none of them."""
-    if importlib.util.find_spec("pyarrow") is None:
-        # Last, so that nothing of it hides the standard library or ops_agent.
-        sys.path.append(str(directory))
-
-
-def become(user: str) -> None:
-    """Give up root for `user`, so that the timer and `ops` write the same files and log in the same way.
-
-    Raises KeyError if there is no such user; does nothing for a process that is not root.
-    """
-    if os.geteuid():
-        return
-    entry = pwd.getpwnam(user)
-    os.initgroups(user, entry.pw_gid)
-    os.setgid(entry.pw_gid)
-    os.setuid(entry.pw_uid)
-    os.environ |= {"HOME": entry.pw_dir, "USER": user, "LOGNAME": user}
-    os.umask(0o027)

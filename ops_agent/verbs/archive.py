@@ -13,6 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ops_agent.host import python, user
 from ops_agent.metadata import failures
 from ops_agent.metadata import settings as settings_file
 from ops_agent.metadata.shelf.manifest import Archive, ArchiveError, archives
@@ -64,12 +65,14 @@ def add(verbs: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run one action and return its exit code; an error is one line on stderr."""
-    settings_file.use_libraries()
+    python.borrow("pyarrow", settings_file.LIBRARIES)
     try:
         if arguments.action == "check-policy":
             return _check_policy(arguments.file)
         settings = settings_file.load(arguments.archive_settings)
-        settings_file.become(settings.user)
+        user.become(settings.user)
+        # The timer and `ops` write the same files, for the same readers.
+        os.umask(0o027)
         os.environ.update(settings.environment)
         store = open_store(arguments.store or settings.destination)
         return int(_ACTIONS[arguments.action](arguments, settings, store) or 0)

@@ -17,7 +17,6 @@ On the publisher host, as root:
     links               {"current", "previous", "releases": [{"id"}]}: the same without reading each
     show ID             the manifest: publish's keys with "id" for "release", "validation": {...} or null,
                         "files": {path: {"sha256", "size", "executable"}}, "links": {path: target}
-    diff OLD NEW        {"from", "to", "added", "removed", "changed": [paths], "unchanged": N}
     restore             {"restored": [ids], "current"}: puts back from this host's copies what the share has lost, and
                         makes the last good release current if none is
     prune --keep N [--dry-run]
@@ -26,7 +25,6 @@ On the publisher host, as root:
 On every Airflow host, as root or airflow:
 
     warm [ID]           {"release", "copied": bool, "cleaned": [ids], "seconds"}: the host's copy is there and verified
-    verify ID           {"release", "differences": [...]}: reads the host's whole copy again
     status              {"share": "" or what is wrong, "current", "current_source", "previous", "cache": {"path",
                         "last_good", "releases": [ids]}, "dag_processor": null or {"release", "since", "checked",
                         "problem"}}
@@ -75,12 +73,9 @@ def add(verbs: Any) -> None:
     publish.add_argument("--dirty", action="store_true")
     publish.add_argument("--source", type=json.loads, default={}, help="JSON object: what kind of release this is")
     publish.add_argument("--validation", type=Path, help="file with the gate's report")
-    of_one = {"flip": "make it current", "show": "print its manifest", "verify": "check this host's copy"}
+    of_one = {"flip": "make it current", "show": "print its manifest"}
     for name, text in of_one.items():
         actions.add_parser(name, help=text).add_argument("id")
-    diff = actions.add_parser("diff", help="print which files differ")
-    diff.add_argument("old")
-    diff.add_argument("new")
     prune = actions.add_parser("prune", help="remove what nothing needs")
     prune.add_argument("--keep", type=int, required=True)
     prune.add_argument("--dry-run", action="store_true", help="say what would be removed")

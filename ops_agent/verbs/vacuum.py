@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ops_agent.host import python, user
 from ops_agent.metadata import failures, places, runs
 from ops_agent.metadata import settings as settings_file
 from ops_agent.metadata.failures import UsageError
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     import argparse
 
     from ops_agent.metadata.settings import Settings
-    from ops_agent.metadata.take.engine import Request, Vacuum
+    from ops_agent.metadata.take.engine import Vacuum
+    from ops_agent.metadata.take.plan import Request
     from ops_agent.metadata.take.policy import Policy
 
 
@@ -52,13 +54,15 @@ def run(arguments: argparse.Namespace) -> int:
     # systemd's stop, and a hang-up of the session of `ops`: end as a failure does, so that files and database agree.
     for each in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(each, _stop)
-    settings_file.use_libraries()
+    python.borrow("pyarrow", settings_file.LIBRARIES)
     settings: Settings | None = None
     result: dict[str, Any] = {}
     error, code = "", 0
     try:
         settings = settings_file.load(arguments.archive_settings)
-        settings_file.become(settings.user)
+        user.become(settings.user)
+        # The timer and `ops` write the same files, for the same readers.
+        os.umask(0o027)
         pace.step_back()
         os.environ.update(settings.environment)
         result = _vacuum(arguments, settings)
@@ -85,7 +89,7 @@ def _vacuum(arguments: argparse.Namespace, settings: Settings) -> dict[str, Any]
 def _request(arguments: argparse.Namespace, settings: Settings) -> Request:
     from ops_agent.metadata import holds  # noqa: PLC0415
     from ops_agent.metadata.take import graph  # noqa: PLC0415
-    from ops_agent.metadata.take.engine import Request  # noqa: PLC0415
+    from ops_agent.metadata.take.plan import Request  # noqa: PLC0415
 
     roots = {family.root.rpartition(".")[2]: family.root for family in graph.FAMILIES}
     wanted = [name for name in arguments.tables.split(",") if name]

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import click
 
 from ops_cli.console import options, prompt
-from ops_cli.console.errors import ExitCode, OpsError, UsageError
+from ops_cli.console.errors import ExitCode, UsageError
 from ops_cli.console.options import Format, Shared
 from ops_cli.console.tables import console, size
-from ops_cli.fleet import agent, inventory
+from ops_cli.fleet import agent, caller, inventory
 from ops_cli.fleet.inventory import Host, Inventory
 from ops_cli.fleet.lock import operation
 from ops_cli.metadata import archive as draw
@@ -198,11 +198,8 @@ def chosen(archive_id: str | None, run: tuple[str, str] | None) -> list[str]:
 
 def _fleet(shared: Shared) -> tuple[Inventory, Host]:
     fleet = inventory.load(shared.env, inventory.find_home())
-    hosts = fleet.tier("database")
-    if not hosts:
-        raise OpsError(f"inventories/{fleet.env}: no host in group database")
-    return fleet, hosts[0]
+    return fleet, fleet.database
 
 
 def _words(store: str | None, *action: str) -> list[str]:
-    return ["archive", "--who", agent.who(), *(["--store", store] if store else []), *action]
+    return ["archive", "--who", caller.name(), *(["--store", store] if store else []), *action]

@@ -34,7 +34,7 @@ def analyze(shared: Shared, *, output: Format) -> None:
     table_bloat, index_bloat, wraparound and connections.
     """
     fleet = inventory.load(shared.env, inventory.find_home())
-    report = agent.result(fleet.tier("database")[0], ["analyze"])
+    report = agent.result(fleet.database, ["analyze"])
     if output is Format.JSON:
         click.echo(json.dumps(report, indent=2))
         return

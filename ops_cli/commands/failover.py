@@ -13,7 +13,7 @@ from ops_cli.console.errors import OpsError
 from ops_cli.console.options import Format, Shared
 from ops_cli.console.prompt import confirm
 from ops_cli.console.tables import console
-from ops_cli.fleet import agent, inventory
+from ops_cli.fleet import agent, caller, inventory
 from ops_cli.fleet.conversation import RemoteError
 from ops_cli.fleet.inventory import Host, Inventory
 from ops_cli.fleet.lock import Operation, operation
@@ -92,7 +92,7 @@ def look(fleet: Inventory) -> switchover.Situation:
 
     Raises NotCheckedError or RefusedError if there is no lease to ask about.
     """
-    database, schedulers = fleet.tier("database")[0], fleet.tier("scheduler")
+    database, schedulers = fleet.database, fleet.tier("scheduler")
     said = {host.name: answer for host, answer in zip(schedulers, _ask(schedulers, "keeper"), strict=True)}
     lease = switchover.refuse_without_lease(fleet.env, database.name, _ask([database], "status")[0])
     rows = {row["name"]: row for row in lease["hosts"]}
@@ -116,7 +116,7 @@ def _read(reply: agent.Reply) -> dict[str, Any]:
 def _carry_out(fleet: Inventory, plan: Plan, reason: str, running: Operation, talk: Console) -> dict[str, Any]:
     """Have the database host move the lease, and say each step as it happens."""
     running.hosts = [host for host in (plan.source, plan.target) if host]
-    request = plan.request(why=reason, by=agent.who())
+    request = plan.request(why=reason, by=caller.name())
     running.check()
     result: dict[str, Any] = {}
     try:
@@ -134,8 +134,7 @@ def _carry_out(fleet: Inventory, plan: Plan, reason: str, running: Operation, ta
 
 
 def _steps(fleet: Inventory, request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    database = fleet.tier("database")[0]
-    stdin = json.dumps(request)
+    database, stdin = fleet.database, json.dumps(request)
     try:
         yield from agent.lines(database, ["lease", "change"], stdin=stdin, silence_seconds=_SILENCE_SECONDS)
     except RemoteError as error:
@@ -155,7 +154,7 @@ def _judge(env: str, plan: Plan, result: Mapping[str, Any]) -> None:
 
 
 def _history(fleet: Inventory, output: Format) -> None:
-    database = fleet.tier("database")[0]
+    database = fleet.database
     changes = switchover.read_history(fleet.env, database.name, _ask([database], "history")[0])
     if output is Format.JSON:
         click.echo(json.dumps(changes, indent=2))

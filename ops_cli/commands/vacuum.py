@@ -15,7 +15,7 @@ from ops_cli.console import hints, options, prompt
 from ops_cli.console.errors import UsageError
 from ops_cli.console.options import Format, Shared
 from ops_cli.console.tables import console, duration, size
-from ops_cli.fleet import agent, inventory
+from ops_cli.fleet import agent, caller, inventory
 from ops_cli.fleet.lock import operation
 
 
@@ -35,7 +35,7 @@ class Request:
 
     def words(self, *, dry_run: bool) -> list[str]:
         """Return the words for `ops-agent`; the policy itself goes by standard input."""
-        words = ["vacuum", "--who", agent.who()]
+        words = ["vacuum", "--who", caller.name()]
         for name, value in (
             ("older-than", self.older_than),
             ("policy", None if self.policy is None else "-"),
@@ -102,7 +102,7 @@ def vacuum(  # noqa: PLR0913 - options of a command
     text = _read(policy) if policy else None
     request = Request(older_than, text, dag, keep_last, tables, archive_to, no_archive, max_duration, reclaim)
     fleet = inventory.load(shared.env, inventory.find_home())
-    host = fleet.tier("database")[0]
+    host = fleet.database
     # To count is to read as much as to move: whoever has agreed already does not wait for it.
     if dry_run or not yes:
         plan = agent.result(host, request.words(dry_run=True), stdin=text or "", tell=describe)

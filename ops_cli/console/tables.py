@@ -1,5 +1,7 @@
 """Answers on standard output: a console that fits them, and figures in words."""
 
+from datetime import datetime
+
 from rich.console import Console
 
 # A pipe has no width; the 80 columns rich assumes would fold every line of a table.
@@ -23,6 +25,11 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def ago(moment: str, now: datetime) -> str:
+    """Return how long before `now` a time in ISO 8601 was, as a time span."""
+    return duration(max(0.0, (now - datetime.fromisoformat(moment)).total_seconds()))
 
 
 def size(count: float) -> str:

@@ -8,8 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from ops_cli.console import hints
-
-_UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+from ops_cli.console.tables import ago
 
 
 def table(listed: Sequence[Mapping[str, Any]], now: datetime) -> Table:
@@ -26,15 +25,9 @@ def table(listed: Sequence[Mapping[str, Any]], now: datetime) -> Table:
         text = one["message"] + (" (with uncommitted changes)" if one["dirty"] else "")
         style = "green" if one["current"] else None
         drawn.add_row(
-            mark, one["id"], age(one["created"], now), runs, one["author"].partition(" <")[0], text, style=style
+            mark, one["id"], ago(one["created"], now), runs, one["author"].partition(" <")[0], text, style=style
         )
     return drawn
-
-
-def age(created: str, now: datetime) -> str:
-    """Return how long ago a time in ISO 8601 was, in its largest unit."""
-    seconds = max(0, int((now - datetime.fromisoformat(created)).total_seconds()))
-    return next((f"{seconds // size} {unit}" for size, unit in _UNITS if seconds >= size), "now")
 
 
 def described(manifest: Mapping[str, Any]) -> str:

@@ -64,7 +64,6 @@ class Result:
     release: str
     previous: str | None = None
     hosts: Sequence[Warmed] = ()
-    warmed_seconds: float = 0.0
     flipped_seconds: float = 0.0
     visible_seconds: float | None = None
     verified_seconds: float | None = None
@@ -107,10 +106,8 @@ class Rollout:
 
     def warm(self, result: Result) -> None:
         """Have every host copy the release; raise OpsError if a host that answers cannot."""
-        started = self.clock()
         self.say("copying it to every host")
         result.hosts = self.hosts.warm(result.release)
-        result.warmed_seconds = self.clock() - started
         broken = [f"{one.host}: {one.error}" for one in result.hosts if one.reachable and one.error]
         if broken:
             raise OpsError(f"not every host can serve {result.release} ({'; '.join(broken)}); nothing was changed")

@@ -1,10 +1,8 @@
 """The DAG files that are to become a release: from a commit, or from a directory as it stands."""
 
-import getpass
 import hashlib
 import os
 import shlex
-import socket
 import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -14,6 +12,7 @@ from typing import Any
 
 from ops_cli.console.errors import OpsError, UsageError
 from ops_cli.dags import git
+from ops_cli.fleet import caller
 
 # What ops-agent expects in the stream of a tree: its files below this folder.
 FOLDER = "dags"
@@ -65,9 +64,9 @@ def collect(path: Path, work: Path, *, ref: str = "", message: str = "", allow_d
         if ref:
             raise UsageError(f"{path} is in no git repository, so there is no {ref} to deploy; leave --git-ref out")
         as_it_stands(path, work)
-        origin = {"path": str(path.resolve()), "deployed_by": deployer()}
+        origin = {"path": str(path.resolve()), "deployed_by": caller.name()}
         text = message or f"{path.resolve().name}, not from git"
-        return Source(archive, contents(archive), deployer(), text, origin=origin)
+        return Source(archive, contents(archive), caller.name(), text, origin=origin)
     commit = git.look(path, "rev-parse", "--verify", "--quiet", f"{ref or 'HEAD'}^{{commit}}")
     if not commit:
         raise UsageError(f"{top} has no commit {ref or 'HEAD'}; type: git -C {top} log --oneline")
@@ -121,11 +120,6 @@ def as_it_stands(path: Path, work: Path) -> Path:
     return archive
 
 
-def deployer() -> str:
-    """Return who types, and where."""
-    return f"{os.environ.get('SUDO_USER') or getpass.getuser()}@{socket.gethostname()}"
-
-
 def contents(archive: Path) -> dict[str, str]:
     """Return the sha256 of each file of a packed tree by name, and `-> target` for a link.
 
@@ -158,7 +152,7 @@ def _origin(path: Path, ref: str) -> dict[str, str]:
         "repository": git.without_login(git.look(path, "remote", "get-url", "origin")),
         "path": git.run(path, "rev-parse", "--show-prefix"),
         "ref": ref or git.run(path, "rev-parse", "--abbrev-ref", "HEAD"),
-        "deployed_by": deployer(),
+        "deployed_by": caller.name(),
     }
 
 

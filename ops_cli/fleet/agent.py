@@ -1,9 +1,7 @@
 """Says a sentence to `ops-agent serve` on hosts: requests a line, answers as `ops_agent.verbs.serve` has them."""
 
-import getpass
 import io
 import json
-import socket
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
@@ -207,11 +205,6 @@ class Sessions:
     def _drop(self, host: str) -> None:
         if opened := self._open.pop(host, None):
             opened[0].close()
-
-
-def who() -> str:
-    """Return who types, and where, as locks and archives name them."""
-    return f"{getpass.getuser()}@{socket.gethostname()}"
 
 
 def _read(host: Host, text: str) -> Line:

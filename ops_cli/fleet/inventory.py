@@ -67,6 +67,13 @@ class Inventory:
         """Return the hosts of one tier, in inventory order."""
         return [host for host in self.hosts if host.tier == tier]
 
+    @property
+    def database(self) -> Host:
+        """The host of the metadata database. Raises UsageError if the inventory has none."""
+        if hosts := self.tier("database"):
+            return hosts[0]
+        raise UsageError(f"inventories/{self.env}: no host in group database; put one in it")
+
 
 def find_home(start: Path | None = None) -> Path:
     """Return the checkout: OPS_HOME, or the nearest directory upward from `start` that holds inventories/.

@@ -1,8 +1,6 @@
 """What every command that changes something takes first: a lock that names its holder and leaves an audit line."""
 
-import getpass
 import json
-import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -12,7 +10,7 @@ from typing import Any
 
 from ops_cli.console import hints
 from ops_cli.console.errors import OpsError
-from ops_cli.fleet import agent, ssh
+from ops_cli.fleet import agent, caller, ssh
 from ops_cli.fleet.agent import LockHeldError
 from ops_cli.fleet.conversation import Conversation
 from ops_cli.fleet.inventory import Inventory
@@ -49,8 +47,7 @@ def operation(fleet: Inventory, verb: str, *, lock: str, reason: str = "") -> It
     Raises LockHeldError if another operation has it, UnreachableError if the database host cannot be asked. An error of
     the block is written into the audit line and raised on.
     """
-    keeper = fleet.tier("database")[0]
-    with ssh.converse(keeper, agent.COMMAND) as conversation:
+    with ssh.converse(fleet.database, agent.COMMAND) as conversation:
         said = agent.talk(conversation, ["operation", "--lock", lock], silence_seconds=_UNHEARD_SECONDS)
         # Whoever has ended by now says why.
         with suppress(OSError):
@@ -72,7 +69,7 @@ def operation(fleet: Inventory, verb: str, *, lock: str, reason: str = "") -> It
 
 
 def _introduction(verb: str, reason: str) -> dict[str, str]:
-    return {"who": getpass.getuser(), "from": socket.gethostname(), "verb": verb, "reason": reason}
+    return {"who": caller.user(), "from": caller.machine(), "verb": verb, "reason": reason}
 
 
 def _refusal(holder: Mapping[str, Any]) -> LockHeldError:

@@ -72,7 +72,7 @@ class Source:
         return sorted(self.batches, key=lambda batch: (order[batch.family], batch.number))
 
 
-class _Shelf:
+class _Sources:
     """Sources that are read when they are first come to, and once: an object store has many, far away."""
 
     def __init__(self, coming: Iterator[Source]) -> None:
@@ -141,7 +141,7 @@ class Restorer:
         self._pool = ThreadPoolExecutor(max_workers=max(len(writers), 1), thread_name_prefix="restore")
         self._pending: set[Future[None]] = set()
         self._accounts = threading.Lock()
-        self.sources = _Shelf(iter(sources))
+        self.sources = _Sources(iter(sources))
         self.tell = tell
         self.dry_run = dry_run
         self.outcome = Outcome()

@@ -1,4 +1,4 @@
-"""Old rows, found: the pieces of work that the engine then moves, each about what one transaction should do."""
+"""Old rows, found: the slices of work that the engine then moves, each about what one transaction should do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     import psycopg
 
-    from ops_agent.metadata.take.pace import Length
+    from ops_agent.metadata.take.pace import BatchSizer
     from ops_agent.metadata.take.statements import Statements
 
 _PAGE = 1000
@@ -21,7 +21,7 @@ _LONGEST_READ_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
-class Piece:
+class Slice:
     """Some old rows of one family, `weight` roughly, with all that hangs off them.
 
     Either `roots` names them, or they are the plain family's rows after one place of `Statements.along` up to another;
@@ -33,14 +33,14 @@ class Piece:
     after: str | None = None
     end: str | None = None
 
-    def halves(self) -> tuple[Piece, ...]:
-        """Split a piece of several roots in two; nothing is left of a single root."""
+    def halves(self) -> tuple[Slice, ...]:
+        """Split a slice of several roots in two; nothing is left of a single root."""
         roots = self.roots or ()
         if len(roots) < 2:  # noqa: PLR2004
             return ()
         middle = len(roots) // 2
         return tuple(
-            Piece(max(self.weight * len(part) // len(roots), 1), part) for part in (roots[:middle], roots[middle:])
+            Slice(max(self.weight * len(part) // len(roots), 1), part) for part in (roots[:middle], roots[middle:])
         )
 
 
@@ -54,25 +54,25 @@ class Source:
 
     connection: psycopg.Connection[Any]
     statements: Statements
-    length: Length
+    sizer: BatchSizer
     before: datetime | None
     wholly: bool = False
     longest_seconds: float = 0
     _page: int = _PAGE
 
-    def pieces(self) -> Iterator[Piece]:
-        """Yield what there is to move, in pieces of `length.size` as it is when each is asked for."""
+    def slices(self) -> Iterator[Slice]:
+        """Yield what there is to move, in slices of `sizer.size` as it is when each is asked for."""
         if self.statements.family.plain:
             yield from self._ranges()
         else:
-            for roots, weight in self.slices():
-                yield Piece(weight, roots)
+            for roots, weight in self.groups():
+                yield Slice(weight, roots)
 
-    def named(self, piece: Piece) -> Piece:
-        """Return a piece of a plain family by its rows' keys."""
-        values = {"before": self.before, "after": piece.after, "end": piece.end}
+    def named(self, part: Slice) -> Slice:
+        """Return a slice of a plain family by its rows' keys."""
+        values = {"before": self.before, "after": part.after, "end": part.end}
         found = tuple(key for (key,) in self.connection.execute(self.statements.within(), values))
-        return Piece(len(found), found)
+        return Slice(len(found), found)
 
     def roots(self) -> Iterator[tuple[str, int]]:
         """Yield the keys of roots that may go, and how many rows hang off each (roughly)."""
@@ -89,12 +89,12 @@ class Source:
                 return
             after = end
 
-    def slices(self) -> Iterator[tuple[tuple[str, ...], int]]:
+    def groups(self) -> Iterator[tuple[tuple[str, ...], int]]:
         """Group roots into what one transaction should be able to delete."""
         group: list[str] = []
         total = 0
         for root, weight in self.roots():
-            if group and total + weight > self.length.size:
+            if group and total + weight > self.sizer.size:
                 yield tuple(group), total
                 group, total = [], 0
             group.append(root)
@@ -102,16 +102,16 @@ class Source:
         if group:
             yield tuple(group), total
 
-    def _ranges(self) -> Iterator[Piece]:
+    def _ranges(self) -> Iterator[Slice]:
         after: str | None = None
         while True:
-            limit = self.length.size
+            limit = self.sizer.size
             started = time.monotonic()
             values = {"before": self.before, "after": after, "limit": limit}
             found = self.connection.execute(self.statements.place(), values).fetchone()
             self.longest_seconds = max(self.longest_seconds, time.monotonic() - started)
             end = found[0] if found else None
-            yield Piece(limit, None, after, end)
+            yield Slice(limit, None, after, end)
             if end is None:
                 return
             after = end

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from ops_agent.metadata.shelf.manifest import Archive, Table
-    from ops_agent.metadata.take.batches import Piece
+    from ops_agent.metadata.take.batches import Slice
     from ops_agent.metadata.take.statements import Statements
 
 # The lock's is shorter than deadlock_timeout, so of two that wait for each other this is the one that gives up.
@@ -43,7 +43,7 @@ _FILES_AT_ONCE = 4
 
 
 class Outcome(enum.Enum):
-    """What became of a piece."""
+    """What became of a slice."""
 
     MOVED = "moved"
     CHANGED = "changed"  # something came to refer to one of its rows
@@ -65,7 +65,7 @@ class Moved:
     Of its `seconds` the `fixed` ones went by after the last row had come.
     """
 
-    piece: Piece
+    part: Slice
     outcome: Outcome
     seconds: float
     rows: Mapping[str, int] = field(default_factory=dict)
@@ -74,7 +74,7 @@ class Moved:
     fixed: float = 0.0
 
 
-class Numbers:
+class BatchNumbers:
     """Numbers batches through one archive, whichever family they are of; several threads may ask."""
 
     def __init__(self) -> None:
@@ -102,7 +102,7 @@ class Numbers:
 
 
 @dataclass(frozen=True)
-class Common:
+class FamilyContext:
     """What the movers of one family share; `archive` None deletes without keeping anything.
 
     With `turn` held the database works for one mover; it lets go while its files are made durable, for another's sake.
@@ -111,52 +111,52 @@ class Common:
     statements: Statements
     tables: Mapping[str, Table]
     archive: Archive | None
-    numbers: Numbers
+    numbers: BatchNumbers
     before: datetime | None
     layouts: dict[str, dict[str, Any]]
     turn: contextlib.AbstractContextManager[Any]
 
 
 class Mover:
-    """Moves pieces of one family over a session of its own."""
+    """Moves slices of one family over a session of its own."""
 
-    def __init__(self, session: Rows, common: Common) -> None:
+    def __init__(self, session: Rows, context: FamilyContext) -> None:
         """Ask which tables hold anything. Raises psycopg.Error."""
         self._session = session
-        self._statements = common.statements
-        self._tables = common.tables
-        self._archive = common.archive
-        self._numbers = common.numbers
-        self._before = common.before
-        self._layouts = common.layouts
-        self._turn = common.turn
+        self._statements = context.statements
+        self._tables = context.tables
+        self._archive = context.archive
+        self._numbers = context.numbers
+        self._before = context.before
+        self._layouts = context.layouts
+        self._turn = context.turn
         self._batches = 0
         self._busy = 0
-        self._root = common.statements.family.root
+        self._root = context.statements.family.root
         self._filled = {self._root}
         self._key_tables: set[str] = set()
         self._files = ThreadPoolExecutor(_FILES_AT_ONCE, thread_name_prefix="files")
-        self._know_filled(self._one(common.statements.filled(common.tables)))
+        self._know_filled(self._one(context.statements.filled(context.tables)))
 
     def close(self) -> None:
         """End the threads that write files."""
         self._files.shutdown()
 
-    def move(self, piece: Piece) -> Moved:
-        """Move a piece, as far as its rows may go and nobody holds them; see `Moved.outcome`.
+    def move(self, part: Slice) -> Moved:
+        """Move a part, as far as its rows may go and nobody holds them; see `Moved.outcome`.
 
         Raises ArchiveError if the schema changed or a file is not what was written, OSError, psycopg.OperationalError
-        if the database went away: then only the database knows whether the piece is gone.
+        if the database went away: then only the database knows whether the part is gone.
         """
         batch = _Files(self._archive, self._numbers, self._files, self._layouts)
         started = time.monotonic()
         try:
             with contextlib.ExitStack() as turn:
                 turn.enter_context(self._turn)
-                self._make_key_tables(piece)
+                self._make_key_tables(part)
                 started = time.monotonic()
                 with self._session.transaction():
-                    rows = self._delete(piece, batch)
+                    rows = self._delete(part, batch)
                     self._refuse_changes()
                     turn.close()
                     read = time.monotonic()
@@ -164,14 +164,14 @@ class Mover:
         except _LeftAloneError as error:
             batch.drop()
             if error.again:
-                return self.move(piece)
-            return Moved(piece, Outcome.CHANGED, time.monotonic() - started)
+                return self.move(part)
+            return Moved(part, Outcome.CHANGED, time.monotonic() - started)
         except _BUSY as error:
             if batch.finished or not self._session.alive():
                 batch.abandon()
                 raise psycopg.OperationalError(str(error)) from error
             batch.drop()
-            return Moved(piece, Outcome.BUSY, time.monotonic() - started)
+            return Moved(part, Outcome.BUSY, time.monotonic() - started)
         except BaseException:
             batch.abandon()
             raise
@@ -180,19 +180,19 @@ class Mover:
         if document and self._archive:
             document = replace(document, state=DONE)
             self._archive.write(document)
-        return Moved(piece, Outcome.MOVED, ended - started, rows, self._busy, document, ended - read)
+        return Moved(part, Outcome.MOVED, ended - started, rows, self._busy, document, ended - read)
 
-    def _delete(self, piece: Piece, batch: _Files) -> dict[str, int]:
+    def _delete(self, part: Slice, batch: _Files) -> dict[str, int]:
         self._one(_BEGIN)
         statements = self._statements
         # One by one they are read in a way that says why it failed.
-        whole = piece.roots is not None and len(piece.roots) == 1
-        if piece.roots is None:
-            statement = statements.delete_range(piece.after, piece.end, self._before)
+        whole = part.roots is not None and len(part.roots) == 1
+        if part.roots is None:
+            statement = statements.delete_range(part.after, part.end, self._before)
             return {self._root: self._take(self._root, statement, batch, whole=whole)}
         rows = {}
         keyed = statements.keyed(self._filled)
-        self._keep_roots(piece)
+        self._keep_roots(part)
         for member in statements.family.members[1:]:
             if member not in self._filled:
                 continue
@@ -203,18 +203,18 @@ class Mover:
         rows[self._root] = self._take(self._root, statements.delete(self._root), batch, whole=whole)
         return {member: count for member, count in rows.items() if count}
 
-    def _make_key_tables(self, piece: Piece) -> None:
-        if piece.roots is None:
+    def _make_key_tables(self, part: Slice) -> None:
+        if part.roots is None:
             return
         for member in self._statements.keyed(self._filled):
             if member not in self._key_tables:
                 self._session.run(self._statements.key_table(member))
                 self._key_tables.add(member)
 
-    def _keep_roots(self, piece: Piece) -> None:
+    def _keep_roots(self, part: Slice) -> None:
         """Lock the roots, and keep the keys of those that may still go: no row can come to hang off them any more."""
-        locked = self._session.all(self._statements.lock(piece.roots or ())).column(0).to_pylist()
-        self._busy = len(piece.roots or ()) - len(locked)
+        locked = self._session.all(self._statements.lock(part.roots or ())).column(0).to_pylist()
+        self._busy = len(part.roots or ()) - len(locked)
         self._session.run(self._statements.take(locked, self._before))
         self._analyze(self._root)
 
@@ -266,7 +266,7 @@ class _Files:
     def __init__(
         self,
         archive: Archive | None,
-        numbers: Numbers,
+        numbers: BatchNumbers,
         pool: ThreadPoolExecutor,
         layouts: dict[str, dict[str, Any]],
     ) -> None:

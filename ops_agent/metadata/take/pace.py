@@ -36,7 +36,7 @@ def step_back() -> None:
 
 
 @dataclass
-class Length:
+class BatchSizer:
     """Adapts how much one transaction does, so that it takes about `target` seconds.
 
     Below `smallest` its statements and files cost more than its rows, however long they take.

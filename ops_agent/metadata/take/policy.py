@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -67,10 +67,6 @@ class Policy:
     def table(self, name: str) -> timedelta | None:
         """Return how long rows of a stand-alone table stay; `name` may carry its schema."""
         return self.tables.get(name.rpartition(".")[2], self.retention)
-
-    def older_than(self, retention: timedelta) -> Policy:
-        """Return the policy with another default; what rules and tables say stands."""
-        return replace(self, retention=retention)
 
 
 @dataclass(frozen=True)

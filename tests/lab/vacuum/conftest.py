@@ -10,6 +10,7 @@ import pytest
 
 from ops_agent.metadata.shelf.store import Directory
 from ops_agent.metadata.take import engine
+from ops_agent.metadata.take.plan import Request
 from ops_agent.metadata.take.policy import Policy
 from tests.lab.vacuum.cluster import Cluster
 from tests.lab.vacuum.history import History
@@ -50,7 +51,7 @@ def vacuum(cluster: Cluster, database: str, store: Directory) -> Vacuum:
     """Run a vacuum of what is older than 90 days and return its result."""
 
     def run(**changes: Any) -> dict[str, Any]:
-        request = replace(engine.Request(Policy(timedelta(days=90)), "a test", gentle=False), **changes)
+        request = replace(Request(Policy(timedelta(days=90)), "a test", gentle=False), **changes)
         return engine.Vacuum(cluster.dsn(database), store, request, lambda _: None).run()
 
     return run

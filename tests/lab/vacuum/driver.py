@@ -14,6 +14,7 @@ from ops_agent.metadata.shelf.manifest import Archive
 from ops_agent.metadata.shelf.store import Directory
 from ops_agent.metadata.take import engine, move
 from ops_agent.metadata.take.move import Mover
+from ops_agent.metadata.take.plan import Request
 from ops_agent.metadata.take.policy import Policy
 
 STEPS = [
@@ -48,7 +49,5 @@ def run(dsn: str, destination: Path, step: int) -> None:
 
     for owner, name in STEPS:
         setattr(owner, name, watched(getattr(owner, name)))
-    request = engine.Request(
-        Policy(timedelta(days=90)), "a test", tables=("public.dag_run", "public.log"), gentle=False
-    )
+    request = Request(Policy(timedelta(days=90)), "a test", tables=("public.dag_run", "public.log"), gentle=False)
     engine.Vacuum(dsn, Directory(destination), request, lambda _: None).run()

@@ -21,8 +21,9 @@ from ops_agent.metadata.places import Places
 from ops_agent.metadata.shelf import manifest, verify
 from ops_agent.metadata.shelf.manifest import ArchiveError
 from ops_agent.metadata.shelf.store import Directory, ObjectStore
-from ops_agent.metadata.take import engine, move, policy
-from ops_agent.metadata.take.pace import Length
+from ops_agent.metadata.take import engine, loop, move, policy
+from ops_agent.metadata.take.pace import BatchSizer
+from ops_agent.metadata.take.plan import Plan, Request
 from ops_agent.metadata.take.policy import Policy
 from tests.lab.vacuum import driver
 from tests.lab.vacuum.cluster import Cluster, archived, orphans, rows, together
@@ -85,7 +86,7 @@ def test_old_runs_with_all_that_hangs_off_them_are_moved(
 def test_rows_of_one_instant_go_however_many_they_are(
     admin: psycopg.Connection[Any], vacuum: Vacuum, store: Directory
 ) -> None:
-    several = Length().size * 2
+    several = BatchSizer().size * 2
     for days, count in ((200, 10), (150, several), (100, several // 3), (1, 10)):
         admin.execute("INSERT INTO log (dttm, event) SELECT %s, 'e' FROM generate_series(1, %s)", [ago(days), count])
     before = rows(admin)
@@ -200,7 +201,7 @@ def test_run_that_is_cleared_after_it_was_found_stays(
 ) -> None:
     old = fill(history)
     before = rows(admin)
-    monkeypatch.setattr(engine, "Length", lambda **_: engine_length(1))
+    monkeypatch.setattr(loop, "BatchSizer", lambda **_: engine_length(1))
     prove = move.Mover.move
 
     def clear(mover: Any, piece: Any) -> Any:
@@ -259,7 +260,7 @@ def test_row_that_is_written_while_its_run_is_moved_goes_with_it_or_is_refused(
 
 
 def engine_length(size: int) -> Any:
-    return Length(size=size, largest=size, smallest=size)
+    return BatchSizer(size=size, largest=size, smallest=size)
 
 
 def test_row_that_somebody_holds_is_left_and_nobody_waits_for_the_vacuum(
@@ -294,7 +295,7 @@ def test_plan_counts_and_changes_nothing(
 ) -> None:
     fill(history)
     before = rows(admin)
-    request = engine.Request(Policy(timedelta(days=90)), "a test")
+    request = Request(Policy(timedelta(days=90)), "a test")
     plan = engine.Vacuum(cluster.dsn(database), store, request, lambda _: None).plan()
     assert rows(admin) == before
     assert manifest.archives(store) == []
@@ -323,7 +324,7 @@ def test_without_archive_rows_are_just_deleted(
     cluster: Cluster, database: str, history: History, admin: psycopg.Connection[Any]
 ) -> None:
     old = fill(history)
-    request = engine.Request(Policy(timedelta(days=90)), "a test", gentle=False)
+    request = Request(Policy(timedelta(days=90)), "a test", gentle=False)
     result = engine.Vacuum(cluster.dsn(database), None, request, lambda _: None).run()
     assert not runs(admin) & set(old)
     assert result["archive_id"] is None
@@ -336,7 +337,7 @@ def test_object_store_holds_the_same(
     fill(history)
     before = rows(admin)
     store = ObjectStore(f"memory://{database}/archives")
-    request = engine.Request(Policy(timedelta(days=90)), "a test", gentle=False)
+    request = Request(Policy(timedelta(days=90)), "a test", gentle=False)
     engine.Vacuum(cluster.dsn(database), store, request, lambda _: None).run()
     assert together(rows(admin), archived(store, admin)) == before
 
@@ -390,7 +391,12 @@ def test_scheduler_that_works_on_the_same_tables_never_waits_long(
 
 
 def test_dag_that_is_being_deleted_loses_no_row_of_another(
-    cluster: Cluster, database: str, history: History, admin: psycopg.Connection[Any], store: Directory
+    cluster: Cluster,
+    database: str,
+    history: History,
+    admin: psycopg.Connection[Any],
+    store: Directory,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fill(history, count=30)
     history.dag("leaving")
@@ -405,16 +411,16 @@ def test_dag_that_is_being_deleted_loses_no_row_of_another(
                 session.execute("DELETE FROM dag_run WHERE id = %s", [run])
 
     thread = threading.Thread(target=leave)
-    request = engine.Request(Policy(timedelta(days=90)), "a test", gentle=False)
+    request = Request(Policy(timedelta(days=90)), "a test", gentle=False)
     vacuum = engine.Vacuum(cluster.dsn(database), store, request, lambda _: None)
-    prepare = vacuum._prepare
+    stock = Plan.fill
 
-    def prepare_then_leave(reader: Any) -> Any:
-        prepared = prepare(reader)
+    def fill_then_leave(plan: Plan, reader: Any) -> Any:
+        filled = stock(plan, reader)
         thread.start()
-        return prepared
+        return filled
 
-    vacuum._prepare = prepare_then_leave  # type: ignore[method-assign]
+    monkeypatch.setattr(Plan, "fill", fill_then_leave)
     vacuum.run()
     thread.join()
     after, held = rows(admin), archived(store, admin)
@@ -434,7 +440,7 @@ def test_backfill_that_begins_meanwhile_keeps_its_runs_or_is_refused_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     old = fill(history, count=60)
-    monkeypatch.setattr(engine, "Length", lambda **_: engine_length(10))
+    monkeypatch.setattr(loop, "BatchSizer", lambda **_: engine_length(10))
     before = rows(admin)
     stop = threading.Event()
     joined: list[int] = []
@@ -455,7 +461,7 @@ def test_backfill_that_begins_meanwhile_keeps_its_runs_or_is_refused_them(
                 except psycopg.errors.ForeignKeyViolation as error:
                     refused.append(error)
 
-    request = engine.Request(Policy(timedelta(days=90)), "a test", tables=("public.dag_run",), gentle=False)
+    request = Request(Policy(timedelta(days=90)), "a test", tables=("public.dag_run",), gentle=False)
     thread = threading.Thread(target=backfill)
 
     def begin(event: dict[str, Any]) -> None:
@@ -485,7 +491,7 @@ def test_full_disk_loses_nothing(
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=120k", "tmpfs", str(volume)], check=True)
     try:
         store = Directory(volume)
-        request = engine.Request(Policy(timedelta(days=90)), "a test", gentle=False)
+        request = Request(Policy(timedelta(days=90)), "a test", gentle=False)
         with pytest.raises(OSError, match="No space left"):
             engine.Vacuum(cluster.dsn(database), store, request, lambda _: None).run()
         subprocess.run(["mount", "-o", "remount,size=20m", str(volume)], check=True)
@@ -546,7 +552,7 @@ def test_vacuum_that_was_killed_over_another_store_is_settled_there(
     child.start()
     child.join()
     assert child.exitcode == -signal.SIGKILL
-    request = engine.Request(Policy(timedelta(days=90)), "a test", gentle=False)
+    request = Request(Policy(timedelta(days=90)), "a test", gentle=False)
     planned = engine.Vacuum(cluster.dsn(database), store, request, lambda _: None, known).plan()
     (left,) = manifest.archives(elsewhere)
     assert planned["unsettled"] == [left.archive_id]
@@ -584,7 +590,7 @@ def test_postgres_that_dies_in_the_middle_loses_nothing(
     with cluster.connect(database) as connection:
         before = rows(connection)
     finish = move._Files.finish
-    monkeypatch.setattr(engine, "Length", lambda **_: engine_length(1))
+    monkeypatch.setattr(loop, "BatchSizer", lambda **_: engine_length(1))
     finished = 0
 
     def crash(files: Any, family: str, roots: int) -> Any:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ops_agent.metadata.shelf.store import Directory
 from ops_agent.metadata.take import engine
+from ops_agent.metadata.take.plan import Request
 from ops_agent.metadata.take.policy import Policy
 from tests.lab.vacuum.cluster import Cluster, archived, orphans, rows, together
 from tests.lab.vacuum.history import History, Run, Task
@@ -82,7 +83,7 @@ def test_generated_history_is_split_exactly(cluster: Cluster, drawn: list[Run], 
         ids = [written.run(run) for run in history]
         before = rows(admin)
         store = Directory(Path(directory))
-        request = engine.Request(Policy(timedelta(days=90), keep_last=keep), "a test", gentle=False)
+        request = Request(Policy(timedelta(days=90), keep_last=keep), "a test", gentle=False)
         engine.Vacuum(cluster.dsn(database), store, request, lambda _: None).run()
         left = {found for (found,) in admin.execute("SELECT id FROM dag_run")}
         assert left == {found for found, run in zip(ids, history, strict=True) if not goes(run, history, keep)}

@@ -13,11 +13,12 @@ from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
 
 from ops_agent import main
-from ops_agent.metadata import runs, session, settings
+from ops_agent.metadata import runs, session
 from ops_agent.metadata.put_back.restore import Restorer, Source
 from ops_agent.metadata.shelf import manifest, prune, verify
 from ops_agent.metadata.shelf.store import ObjectStore, open_store
 from ops_agent.metadata.take import engine
+from ops_agent.metadata.take.plan import Request
 from ops_agent.metadata.take.policy import Policy
 from tests.bench.vacuum import generator
 from tests.lab.vacuum.cluster import Cluster, archived, orphans, rows, together
@@ -52,7 +53,7 @@ def bucket(server: str, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
 
 
 def move(cluster: Cluster, database: str, store: ObjectStore) -> None:
-    request = engine.Request(Policy(timedelta(days=90)), "a test", gentle=False)
+    request = Request(Policy(timedelta(days=90)), "a test", gentle=False)
     engine.Vacuum(cluster.dsn(database), store, request, lambda _: None).run()
 
 
@@ -87,7 +88,7 @@ def test_bucket_that_is_away_is_one_line_and_a_failure_that_is_remembered(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(settings, "become", lambda _user: None)
+    monkeypatch.setattr("ops_agent.host.user.become", lambda _name: None)
     # It keeps what it was told of an endpoint by an earlier test.
     S3FileSystem.clear_instance_cache()
     (tmp_path / "policy.yml").write_text("retention: 90d\n")

@@ -120,7 +120,7 @@ def settings(live: Database, store: Directory, directory: Path) -> list[str]:
 
 def agent(words: list[str], program: str = LIVING) -> "subprocess.CompletedProcess[str]":
     """Run ops-agent in a process of its own, which keeps its user: there is none called archive here."""
-    stay = "from ops_agent.metadata import settings; settings.become = lambda user: None\n"
+    stay = "from ops_agent.host import user; user.become = lambda name: None\n"
     command = [sys.executable, "-c", stay + program, *words]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
 

@@ -66,7 +66,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     made, module = Server(), ModuleType("psycopg2")
     module.connect, module.Error = made.connect, ServerError  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "psycopg2", module)
-    monkeypatch.setattr("ops_agent.dags.releases._be_airflows_python", lambda: None)
+    monkeypatch.setattr("ops_agent.host.python.require", lambda _module: None)
     return made
 
 

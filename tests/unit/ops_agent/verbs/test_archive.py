@@ -6,7 +6,6 @@ import pytest
 from s3fs import S3FileSystem
 
 from ops_agent import main
-from ops_agent.metadata import settings as settings_file
 from tests.unit.ops_agent.metadata import sample
 
 
@@ -14,7 +13,7 @@ from tests.unit.ops_agent.metadata import sample
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the words that name the settings of a host whose store is tmp_path/store."""
     # It would change the user of the tests' own process.
-    monkeypatch.setattr(settings_file, "become", lambda _user: None)
+    monkeypatch.setattr("ops_agent.host.user.become", lambda _user: None)
     file = tmp_path / "archive.json"
     raw = {
         "destination": str(tmp_path / "store"),

@@ -7,6 +7,7 @@ import pytest
 from ops_agent.dags import stream
 from ops_cli.console.errors import OpsError, UsageError
 from ops_cli.dags import source
+from ops_cli.fleet import caller
 from ops_release.manifest import content_digest
 
 
@@ -84,7 +85,7 @@ def test_directory_outside_of_git_is_packed_as_it_stands(tmp_path: Path, work: P
     (folder / "a.py").write_text("")
     packed = source.collect(folder, work)
     assert (packed.commit, list(packed.files)) == ("", ["a.py"])
-    assert packed.origin == {"path": str(folder), "deployed_by": source.deployer()}
+    assert packed.origin == {"path": str(folder), "deployed_by": caller.name()}
     with pytest.raises(UsageError, match="no git repository"):
         source.collect(folder, work, ref="main")
 

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ops_cli.console.errors import OpsError, UsageError
 from ops_cli.fleet import inventory
@@ -122,3 +123,17 @@ def test_home_named_by_the_environment_wins(root: Path, tmp_path: Path, monkeypa
 def test_home_outside_a_checkout_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="OPS_HOME"):
         inventory.find_home(tmp_path)
+
+
+def test_tiers_are_those_of_the_wiring_and_of_preflight(root: Path) -> None:
+    wiring = yaml.safe_load((root / "inventories/wiring/fleet.yml").read_text())
+    assert tuple(wiring["__fleet_tiers"]) == inventory.TIERS
+    pools = {name.partition("_")[0] for name in wiring["preflight_groups"]}
+    assert pools == {"fleet", *inventory.TIERS}
+
+
+def test_database_host_is_the_first_of_its_group_and_must_be_there() -> None:
+    one, other = (inventory.Host(name, "10.0.0.1", "database") for name in ("pg1", "pg2"))
+    assert inventory.Inventory("lab", (one, other)).database is one
+    with pytest.raises(UsageError, match="inventories/lab: no host in group database"):
+        _ = inventory.Inventory("lab", ()).database
