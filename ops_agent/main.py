@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ops_agent.host import settings
-from ops_agent.verbs import analyze, archive, dag_health, lease, lock, release, serve, status, vacuum, validate
+from ops_agent.verbs import analyze, archive, dag_health, lease, lock, release, serve, status, vacuum, validate, worker
 
-VERBS = (serve, status, lock, release, validate, dag_health, lease, analyze, vacuum, archive)
+VERBS = (serve, status, lock, release, validate, dag_health, lease, analyze, vacuum, archive, worker)
 
 
 def run(words: Sequence[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 On the share, written by `dagpublisher` on the publisher host alone (`store`):
 
     releases/<YYYYmmddTHHMMSSZ>-<sha>/manifest.json   who made it of which commit, and every file's digest
+    releases/<id>/manifest.json.sig                   the control node's signature of it (`signature`)
     releases/<id>/dags/...                            what Airflow reads
     staging/                                          what is being written, or was when a publisher died
     current, previous                                 links to releases/<id>, flipped by rename
@@ -24,3 +25,11 @@ SERVICE_USER = "airflow"
 
 class ReleaseError(Exception):
     """Something about a release that its text says in one line; nothing was changed unless it says so."""
+
+
+class GoneError(ReleaseError):
+    """A release that the share had and has no more: waiting for it is in vain."""
+
+
+GONE = 4
+"""Exit code of `ops-agent release warm` for such a one."""

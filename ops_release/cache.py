@@ -1,6 +1,6 @@
 """A host's own copies of releases: verified once when copied, then served without the share.
 
-- `<cache>/<id>/`: a copy, moved here by rename after every digest was right
+- `<cache>/<id>/`: a copy, moved here by rename after its manifest's signature and every digest were right
 - `<cache>/last-good`: id of the release that was last served as the current one
 - `<cache>/.use/<id>`: locked shared by every process that serves from the copy; its mtime is the last use
 - `<cache>/.copy/<id>`: locked by whoever copies
@@ -17,7 +17,7 @@ from fcntl import LOCK_EX, LOCK_SH
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ops_release import CACHE, ReleaseError, durable
+from ops_release import CACHE, ReleaseError, durable, signature
 from ops_release.manifest import (
     DAGS,
     ID,
@@ -61,8 +61,9 @@ class Use:
 class Cache:
     """The copies below one directory."""
 
-    def __init__(self, root: Path = CACHE) -> None:
+    def __init__(self, root: Path = CACHE, signers: Path = signature.SIGNERS) -> None:
         self.root = root
+        self.signers = signers
 
     def path(self, release_id: str) -> Path:
         """Return where a release's copy is, or would be."""
@@ -108,22 +109,23 @@ class Cache:
             os.utime(lock)
         return Use(handle)
 
-    def copy(self, share: Path, release_id: str) -> bool:
-        """Copy a release from the share unless it is here; return whether it had to be copied.
+    def copy(self, share: Path, release_id: str, *, anew: bool = False) -> bool:
+        """Copy a release from the share unless it is here, or also then; return whether it had to be copied.
 
-        Raises ReleaseError, leaving no copy, if a file is missing, other than the manifest says, or too much for the
-        disk. Calls from several processes at once make one copy; the others wait for it.
+        Raises ReleaseError, leaving no copy, if its manifest is not signed by a trusted key, or a file is missing,
+        other than the manifest says, or too much for the disk. Calls from several processes at once make one copy; the
+        others wait for it.
         """
-        if self.has(release_id):
+        if self.has(release_id) and not anew:
             return False
         with durable.locked(self._lock(".copy", release_id)):
-            if self.has(release_id):
+            if self.has(release_id) and not anew:
                 return False
             work = self.root / f"{_NEW}{release_id}"
             try:
                 durable.remove(work)
                 work.mkdir(mode=0o750)
-                _copy(share / "releases" / release_id, work, self._contents())
+                self._copy(share / "releases" / release_id, work)
                 durable.sync_filesystem(work)
                 durable.remove(self.path(release_id))
                 work.rename(self.path(release_id))
@@ -134,6 +136,14 @@ class Cache:
                 with suppress(OSError):
                     durable.remove(work)
         return True
+
+    def _copy(self, release: Path, work: Path) -> None:
+        text, signed = (release / NAME).read_text(encoding="utf-8"), signature.read(release)
+        # First of all: nothing that a stranger wrote is even parsed.
+        signature.refuse_unsigned(release.name, text, signed, self.signers)
+        (work / NAME).write_text(text, encoding="utf-8")
+        (work / signature.NAME).write_text(signed, encoding="ascii")
+        _copy_files(release, work, self._contents())
 
     def _contents(self) -> dict[str, Path]:
         """Return by sha256 where this host already has a content: most files of a release are the last one's."""
@@ -147,8 +157,21 @@ class Cache:
         return found
 
     def verify(self, release_id: str) -> list[str]:
-        """Return what of a copy is not as it was published, a line each."""
-        return differences(self.path(release_id), self.load(release_id))
+        """Return what of a copy is not as it was published, a line each.
+
+        A copy from before signatures has none; it was verified when it was made.
+        """
+        release = self.path(release_id)
+        if signed := signature.read(release):
+            try:
+                signature.refuse_unsigned(release_id, (release / NAME).read_text("utf-8"), signed, self.signers)
+            except signature.UnsignedError:
+                return [f"{NAME} is not what was signed"]
+        try:
+            manifest = self.load(release_id)
+        except ReleaseError as error:
+            return [str(error)]
+        return differences(release, manifest)
 
     def clean(self, keep: Collection[str], unused_seconds: float) -> list[str]:
         """Remove copies that nobody uses, nobody used for so long, and `keep` does not name; return their ids."""
@@ -181,11 +204,8 @@ class Cache:
         return {"path": str(self.root), "last_good": self.last_good(), "releases": self.ids()}
 
 
-def _copy(release: Path, work: Path, here: Mapping[str, Path]) -> None:
-    text = (release / NAME).read_text(encoding="utf-8")
-    manifest = parse(text)
-    if manifest.id != release.name:
-        raise ReleaseError(f"release {release.name} on the share has the manifest of {manifest.id}")
+def _copy_files(release: Path, work: Path, here: Mapping[str, Path]) -> None:
+    manifest = parse((work / NAME).read_text(encoding="utf-8"))
     source, target = release / DAGS, work / DAGS
     target.mkdir(mode=0o750)
     for folder in sorted({Path(name).parent for name in (*manifest.files, *manifest.links)}):
@@ -200,7 +220,6 @@ def _copy(release: Path, work: Path, here: Mapping[str, Path]) -> None:
     for name, link in manifest.links.items():
         (target / name).symlink_to(link)
     refuse_links(target, manifest.links)
-    (work / NAME).write_text(text, encoding="utf-8")
 
 
 def _copy_file(source: Path, here: Path | None, target: Path, expected: File) -> None:

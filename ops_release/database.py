@@ -27,6 +27,11 @@ _SERVING = """
 SELECT bundle_version, count(*) FROM dag
 WHERE bundle_name = %s AND NOT is_stale AND bundle_version IS NOT NULL GROUP BY 1
 """
+_ENDED = """
+SELECT bundle_version, count(*) FROM dag_run
+WHERE state NOT IN ('queued', 'running') AND bundle_version IS NOT NULL AND end_date > now() - %s * interval '1 day'
+GROUP BY 1
+"""
 _DAGS = """
 SELECT dag_id, bundle_version, relative_fileloc, is_paused, has_import_errors FROM dag
 WHERE bundle_name = %s AND NOT is_stale ORDER BY dag_id
@@ -101,8 +106,8 @@ def unfinished(cursor: Any) -> dict[str, int]:
     return dict(cursor.fetchall())
 
 
-def needed(cursor: Any, bundle: str = BUNDLE) -> dict[str, list[str]]:
-    """Return by release why Airflow still needs it."""
+def needed(cursor: Any, clearable_days: float, bundle: str = BUNDLE) -> dict[str, list[str]]:
+    """Return by release why Airflow still needs it: a cleared task runs on what its run began with."""
     reasons: dict[str, list[str]] = {}
     for release, count in unfinished(cursor).items():
         reasons.setdefault(release, []).append(f"{count} unfinished run{'s' * (count != 1)}")
@@ -110,6 +115,10 @@ def needed(cursor: Any, bundle: str = BUNDLE) -> dict[str, list[str]]:
     cursor.execute(_SERVING, (bundle,))
     for release, count in cursor.fetchall():
         reasons.setdefault(release, []).append(f"{count} DAG{'s' * (count != 1)} served from it")
+    cursor.execute(_ENDED, (clearable_days,))
+    for release, count in cursor.fetchall():
+        text = f"{count} run{'s' * (count != 1)} that ended in the last {clearable_days:g} days and may be cleared"
+        reasons.setdefault(release, []).append(text)
     return reasons
 
 

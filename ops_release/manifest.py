@@ -123,8 +123,12 @@ def is_bytecode(name: str) -> bool:
 
 
 def content_digest(files: dict[str, File], links: dict[str, str]) -> str:
-    """Return the sha256 of `sha256  path` lines of all files by path, then of `target <- path` lines of all links."""
-    lines = [f"{entry.sha256}  {name}\n" for name, entry in sorted(files.items())]
+    """Return the sha256 of `sha256  path` lines of all files by path, then of `target <- path` lines of all links.
+
+    Two asterisks stand for the blanks of a file that may be executed. A release from before they did has another
+    digest, which is only ever compared: what verifies a copy is each file's own entry.
+    """
+    lines = [f"{entry.sha256}{'**' if entry.executable else '  '}{name}\n" for name, entry in sorted(files.items())]
     lines += [f"{target} <- {name}\n" for name, target in sorted(links.items())]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 

@@ -5,7 +5,11 @@ from collections.abc import Sequence
 
 
 class ProbeError(Exception):
-    """A probe got no answer; the text says why, in one line."""
+    """A probe got no answer; the text says why, in one line, and `status` the exit code if it ended by itself."""
+
+    def __init__(self, text: str, status: int | None = None) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 def run(command: Sequence[str], *, timeout_seconds: float, stdin: str | None = None) -> str:
@@ -27,5 +31,5 @@ def run(command: Sequence[str], *, timeout_seconds: float, stdin: str | None = N
         raise ProbeError(f"{command[0]}: no answer within {timeout_seconds:g} s") from None
     if process.returncode:
         reason = stderr.strip().splitlines()[-1:] or [f"exit code {process.returncode}"]
-        raise ProbeError(f"{command[0]}: {reason[0]}")
+        raise ProbeError(f"{command[0]}: {reason[0]}", process.returncode)
     return stdout

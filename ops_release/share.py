@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ops_release import ReleaseError
-from ops_release.manifest import Manifest, load, refuse_id
+from ops_release import GoneError, ReleaseError, signature
+from ops_release.manifest import NAME, Manifest, load, refuse_id
 from ops_release.run import ProbeError, run
 
 ANSWER_SECONDS = 5.0
@@ -27,10 +27,16 @@ def linked(share: Path, name: str) -> str | None:
 
 
 def published(share: Path, release_id: str) -> Manifest:
-    """Read a release's manifest; raise ReleaseError if there is no such release."""
+    """Read a release's manifest, whoever wrote it; raise ReleaseError if there is no such release.
+
+    GoneError if the current one is there: the share has not lost them all, this one was removed.
+    """
     directory = share / "releases" / refuse_id(release_id)
     if not directory.is_dir():
-        raise ReleaseError(f"there is no release {release_id} on the share; see `ops releases list --env ENV`")
+        current = linked(share, "current")
+        lost = current is None or not (share / "releases" / current).is_dir()
+        kind = ReleaseError if lost else GoneError
+        raise kind(f"there is no release {release_id} on the share; see `ops releases list --env ENV`")
     return load(directory)
 
 
@@ -55,3 +61,24 @@ def refuse_silence(share: Path, seconds: float = ANSWER_SECONDS) -> None:
         run(["stat", "--file-system", "--format=%T", "--", str(share)], timeout_seconds=seconds)
     except ProbeError as error:
         raise ReleaseError(f"the share {share} does not answer ({error}); see docs/runbooks/share-down.md") from None
+
+
+def refusal_of_current(share: Path, signers: Path, seconds: float) -> str:
+    """Return why this host would not take the current release; empty if it would, or if it cannot be read in time."""
+    try:
+        release_id = current_within(share, seconds)
+        release = share / "releases" / release_id
+        text = run(["cat", "--", str(release / NAME)], timeout_seconds=seconds)
+    except (ProbeError, ReleaseError):
+        return ""
+    try:
+        signed = run(["cat", "--", str(release / signature.NAME)], timeout_seconds=seconds)
+    except ProbeError:
+        signed = ""
+    try:
+        signature.refuse_unsigned(release_id, text, signed, signers, seconds)
+    except signature.UnsignedError as error:
+        return str(error)
+    except ReleaseError:
+        return ""
+    return ""

@@ -1,6 +1,7 @@
 """Brings a release to this host: what `ops-agent release warm` does, and a dag-processor in a process of its own.
 
-Called as: python -m ops_release.warm SHARE CACHE ID. An error is one line on standard error and exit code 1.
+Called as: python -m ops_release.warm SHARE CACHE SIGNERS ID. An error is one line on standard error and exit code 1,
+4 if the release was removed from the share for good.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ops_release import ReleaseError
+from ops_release import GONE, GoneError, ReleaseError
 from ops_release.cache import Cache
 from ops_release.share import ANSWER_SECONDS, current_within, linked, published, refuse_silence
 
@@ -21,13 +22,15 @@ UNUSED_DAYS = 7.0
 def warm(share: Path, cache: Cache, wanted: str | None = None, unused_days: float = UNUSED_DAYS) -> dict[str, Any]:
     """Have a verified copy of a release, the current one if none is named, and remove copies unused for so long.
 
-    Returns {"release", "copied": bool, "cleaned": [ids]}; raises ReleaseError if there is no such release.
+    Returns {"release", "copied": bool, "cleaned": [ids]}; raises ReleaseError if there is no such release, GoneError if
+    it was removed. A copy that is here is read again, because tasks can write it, and made anew if it is damaged.
     """
     release_id = wanted or current_within(share, ANSWER_SECONDS)
-    if not cache.has(release_id):
+    damaged = cache.has(release_id) and bool(cache.verify(release_id))
+    if damaged or not cache.has(release_id):
         refuse_silence(share)
         published(share, release_id)
-    copied = cache.copy(share, release_id)
+    copied = cache.copy(share, release_id, anew=damaged)
     # A task that is about to start may be the first to use it.
     if use := cache.use(release_id):
         use.close()
@@ -45,12 +48,12 @@ def _current(share: Path) -> str | None:
 def main() -> int:
     """Be what a dag-processor starts."""
     os.umask(0o022)
-    share, cache, release_id = sys.argv[1:]
+    share, cache, signers, release_id = sys.argv[1:]
     try:
-        warm(Path(share), Cache(Path(cache)), release_id)
+        warm(Path(share), Cache(Path(cache), Path(signers)), release_id)
     except (ReleaseError, OSError) as error:
         sys.stderr.write(f"{error}\n")
-        return 1
+        return GONE if isinstance(error, GoneError) else 1
     return 0
 
 

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[1]
+
 
 @pytest.fixture(scope="session")
 def root() -> Path:
-    return Path(__file__).parent.parent
+    return ROOT

@@ -15,9 +15,9 @@ from ops_agent.dags import judged
 from ops_agent.dags import stream as archive
 from ops_agent.dags.store import Store
 from ops_agent.host import python, user
-from ops_release import SERVING, ReleaseError, database, takeover
+from ops_release import GONE, SERVING, GoneError, ReleaseError, database, signature, takeover
 from ops_release.cache import Cache
-from ops_release.manifest import DAGS
+from ops_release.manifest import DAGS, NAME
 from ops_release.share import refuse_silence
 from ops_release.warm import warm
 
@@ -38,7 +38,7 @@ def run(arguments: Namespace) -> int:
         answer = _VERBS[arguments.release_verb](arguments)
     except (ReleaseError, OSError) as error:
         sys.stderr.write(f"ops-agent release {arguments.release_verb}: {error}\n")
-        return 1
+        return GONE if arguments.release_verb == "warm" and isinstance(error, GoneError) else 1
     if arguments.release_verb in {"publish", "flip", "warm"}:
         answer["seconds"] = round(time.monotonic() - started, 3)
     sys.stdout.write(json.dumps(answer) + "\n")
@@ -53,7 +53,27 @@ def _publish(arguments: Namespace) -> dict[str, Any]:
         _pack(arguments, stream)
         stream.seek(0)
         user.become(arguments.publisher)
-        return _published(Store(arguments.share).publish(stream))
+        return _published(_store(arguments).publish(stream))
+
+
+def _manifest(arguments: Namespace) -> dict[str, Any]:
+    refuse_silence(arguments.share)
+    return {"text": _store(arguments).text(arguments.id)}
+
+
+def _sign(arguments: Namespace) -> dict[str, Any]:
+    refuse_silence(arguments.share)
+    user.become(arguments.publisher)
+    _store(arguments).sign(arguments.id, signature.armored(arguments.signature))
+    return {"release": arguments.id}
+
+
+def _store(arguments: Namespace) -> Store:
+    return Store(arguments.share, signers=arguments.signers)
+
+
+def _cache(arguments: Namespace) -> Cache:
+    return Cache(arguments.cache, arguments.signers)
 
 
 def _pack(arguments: Namespace, stream: IO[bytes]) -> None:
@@ -91,7 +111,7 @@ def _flip(arguments: Namespace) -> dict[str, Any]:
     # Logged in to the database as root, who may read the password.
     with database.refreshing(arguments.configuration) as refresh:
         user.become(arguments.publisher)
-        flipped = Store(arguments.share).flip(arguments.id)
+        flipped = _store(arguments).flip(arguments.id)
         return flipped | {"refreshed": refresh()}
 
 
@@ -101,7 +121,7 @@ def _list(arguments: Namespace) -> dict[str, Any]:
     runs: dict[str, int] | None = None
     with suppress(ReleaseError, ImportError), database.connected(arguments.configuration) as cursor:
         runs = database.unfinished(cursor)
-    store = Store(arguments.share)
+    store = _store(arguments)
     current, previous = store.current(), store.previous()
     releases = []
     for one in store.all():
@@ -113,7 +133,7 @@ def _list(arguments: Namespace) -> dict[str, Any]:
 
 def _links(arguments: Namespace) -> dict[str, Any]:
     refuse_silence(arguments.share)
-    store = Store(arguments.share)
+    store = _store(arguments)
     releases = [{"id": release_id} for release_id in store.ids()]
     return {"current": store.current(), "previous": store.previous(), "releases": releases}
 
@@ -121,14 +141,15 @@ def _links(arguments: Namespace) -> dict[str, Any]:
 def _show(arguments: Namespace) -> dict[str, Any]:
     # A release never changes: this host's copy, which was verified, says the same as the share, and sooner.
     with suppress(ReleaseError):
-        return asdict(Cache(arguments.cache).load(arguments.id))
+        return asdict(_cache(arguments).load(arguments.id)) | {"refusal": ""}
     refuse_silence(arguments.share)
-    return asdict(Store(arguments.share).load(arguments.id))
+    store = _store(arguments)
+    return asdict(store.load(arguments.id)) | {"refusal": store.refusal(arguments.id)}
 
 
 def _restore(arguments: Namespace) -> dict[str, Any]:
     refuse_silence(arguments.share)
-    cache, store = Cache(arguments.cache), Store(arguments.share)
+    cache, store = _cache(arguments), _store(arguments)
     present = {one.id for one in store.all() if one.manifest}
     current = store.current() or cache.last_good()
     with ExitStack() as stack:
@@ -139,13 +160,14 @@ def _restore(arguments: Namespace) -> dict[str, Any]:
             # Packed before root is given up: the copies are the service's.
             archive.pack(cache.path(manifest.id) / DAGS, header, stream)
             stream.seek(0)
-            lost.append((manifest, stream))
+            text = (cache.path(manifest.id) / NAME).read_text(encoding="utf-8")
+            lost.append((manifest.id, text, signature.read(cache.path(manifest.id)), stream))
         user.become(arguments.publisher)
-        for manifest, stream in lost:
-            store.restore(manifest, stream)
+        for _, text, signed, stream in lost:
+            store.restore(text, signed, stream)
     if current and store.current() is None:
         store.flip(current)
-    return {"restored": [manifest.id for manifest, _ in lost], "current": store.current()}
+    return {"restored": [release_id for release_id, *_ in lost], "current": store.current()}
 
 
 def _prune(arguments: Namespace) -> dict[str, Any]:
@@ -153,25 +175,25 @@ def _prune(arguments: Namespace) -> dict[str, Any]:
         raise ReleaseError("--keep must be 1 or more")
     python.require("psycopg2")
     with database.connected(arguments.configuration) as cursor:
-        needed = database.needed(cursor)
+        needed = database.needed(cursor, arguments.clearable_days)
     refuse_silence(arguments.share)
     user.become(arguments.publisher)
-    return Store(arguments.share).prune(arguments.keep, needed, dry_run=arguments.dry_run)
+    return _store(arguments).prune(arguments.keep, needed, dry_run=arguments.dry_run)
 
 
 def _warm(arguments: Namespace) -> dict[str, Any]:
     user.become(arguments.service_user)
-    return warm(arguments.share, Cache(arguments.cache), arguments.id, arguments.unused_days)
+    return warm(arguments.share, _cache(arguments), arguments.id, arguments.unused_days)
 
 
 def _status(arguments: Namespace) -> dict[str, Any]:
-    share, current, source, previous = "", None, None, None
+    share, current, source, previous, refusal = "", None, None, None, ""
     try:
         refuse_silence(arguments.share)
-        store = Store(arguments.share)
+        store = _store(arguments)
         current, previous = store.current(), store.previous()
         if current:
-            source = store.load(current).source
+            source, refusal = store.load(current).source, store.refusal(current)
     except ReleaseError as error:
         share = str(error)
     serving = None
@@ -181,8 +203,9 @@ def _status(arguments: Namespace) -> dict[str, Any]:
         "share": share,
         "current": current,
         "current_source": source,
+        "current_refusal": refusal,
         "previous": previous,
-        "cache": Cache(arguments.cache).report(),
+        "cache": _cache(arguments).report(),
         "dag_processor": serving,
     }
 
@@ -191,7 +214,7 @@ def _served(arguments: Namespace) -> dict[str, Any]:
     python.require("psycopg2")
     with database.connected(arguments.configuration) as cursor:
         if arguments.release:
-            _wait(cursor, arguments.release, Cache(arguments.cache), arguments.seconds)
+            _wait(cursor, arguments.release, _cache(arguments), arguments.seconds)
         return database.served(cursor)
 
 
@@ -214,6 +237,8 @@ def _refresh(arguments: Namespace) -> dict[str, Any]:
 
 _VERBS: dict[str, Callable[[Namespace], dict[str, Any]]] = {
     "publish": _publish,
+    "manifest": _manifest,
+    "sign": _sign,
     "flip": _flip,
     "list": _list,
     "links": _links,

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from ops_agent.dags import stream as archive
-from ops_release import SHARE, ReleaseError, durable
-from ops_release.manifest import ID, NAME, Manifest, load, new_id, refuse_id
+from ops_release import SHARE, ReleaseError, durable, signature
+from ops_release.manifest import ID, NAME, Manifest, load, new_id, parse, refuse_id
 from ops_release.share import linked, published
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _REASONS = {
 
 @dataclass(frozen=True)
 class Listed:
-    """One release directory: its manifest, or why it has none."""
+    """One release directory: its manifest if it has one, and why no host would take it if that is so."""
 
     id: str
     manifest: Manifest | None
@@ -40,8 +40,9 @@ class Listed:
 class Store:
     """The share at `root`. Reading needs nothing; writing, what the publisher host's user may do."""
 
-    def __init__(self, root: Path = SHARE, lock: Path | None = None) -> None:
+    def __init__(self, root: Path = SHARE, lock: Path | None = None, signers: Path = signature.SIGNERS) -> None:
         self.root = root
+        self.signers = signers
         self.releases = root / "releases"
         self.staging = root / "staging"
         # On this host, not on the share: only this host publishes, and a lock on NFS may outlive its holder.
@@ -60,8 +61,25 @@ class Store:
         return self.releases / refuse_id(release_id)
 
     def load(self, release_id: str) -> Manifest:
-        """Read a release's manifest; raise ReleaseError if there is no such release."""
+        """Read a release's manifest, whoever wrote it. Raises as `share.published` does."""
         return published(self.root, release_id)
+
+    def text(self, release_id: str) -> str:
+        """Return a manifest as it stands, to be signed."""
+        self.load(release_id)
+        return (self.path(release_id) / NAME).read_text(encoding="utf-8")
+
+    def refusal(self, release_id: str) -> str:
+        """Return why no host would take a release; empty if all would."""
+        try:
+            self._refuse_unsigned(release_id)
+        except ReleaseError as error:
+            return str(error)
+        return ""
+
+    def _refuse_unsigned(self, release_id: str) -> None:
+        text, signed = self.text(release_id), signature.read(self.path(release_id))
+        signature.refuse_unsigned(release_id, text, signed, self.signers)
 
     def ids(self) -> list[str]:
         """Return the ids of all releases, the newest first."""
@@ -74,7 +92,7 @@ class Store:
         found = []
         for release_id in self.ids():
             try:
-                found.append(Listed(release_id, load(self.releases / release_id)))
+                found.append(Listed(release_id, load(self.releases / release_id), self.refusal(release_id)))
             except ReleaseError as error:
                 found.append(Listed(release_id, None, str(error)))
         return found
@@ -98,20 +116,30 @@ class Store:
                 raise ReleaseError(f"the DAG share {self.root} cannot be written: {reason}") from error
 
     def publish(self, stream: IO[bytes], now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Manifest:
-        """Make a release of a tar stream (see `archive`) and return it; nothing serves it yet.
+        """Make a release of a tar stream (see `archive`) and return it; nothing serves it before it is signed.
 
         Raises ReleaseError, and leaves nothing behind, if it cannot be written whole.
         """
         with self._staged() as work:
             return self._appear(work, self._described(archive.unpack(stream, work), now()))
 
-    def restore(self, manifest: Manifest, stream: IO[bytes]) -> None:
+    def sign(self, release_id: str, signed: str) -> None:
+        """Put a signature beside a release's manifest; raise ReleaseError unless it is a trusted key's."""
+        signature.refuse_unsigned(release_id, self.text(release_id), signed, self.signers)
+        with self.writing():
+            durable.replace_text(self.path(release_id) / signature.NAME, signed)
+            durable.sync(self.path(release_id))
+
+    def restore(self, text: str, signed: str, stream: IO[bytes]) -> None:
         """Put back, as it was, a release that the share has lost; raise ReleaseError if the stream is another's."""
+        manifest = parse(text)
         with self._staged() as work:
             found = archive.unpack(stream, work)
             if (found.files, found.links) != (manifest.files, manifest.links):
                 raise ReleaseError(f"the copy of release {manifest.id} is not what was published")
-            self._appear(work, manifest)
+            if signed:
+                durable.replace_text(work / signature.NAME, signed)
+            self._appear(work, manifest, text)
 
     @contextmanager
     def _staged(self) -> Iterator[Path]:
@@ -128,8 +156,8 @@ class Store:
                 with suppress(OSError):
                     durable.remove(work)
 
-    def _appear(self, work: Path, manifest: Manifest) -> Manifest:
-        durable.replace_text(work / NAME, manifest.to_json())
+    def _appear(self, work: Path, manifest: Manifest, text: str = "") -> Manifest:
+        durable.replace_text(work / NAME, text or manifest.to_json())
         durable.sync_directories(work)
         work.rename(self.releases / manifest.id)
         durable.sync(self.releases)
@@ -153,8 +181,11 @@ class Store:
         )
 
     def flip(self, release_id: str) -> dict[str, Any]:
-        """Make a release the current one; return which was and which is, and whether anything changed."""
-        self.load(release_id)
+        """Make a release the current one; return which was and which is, and whether anything changed.
+
+        Raises ReleaseError for one that no host would take.
+        """
+        self._refuse_unsigned(release_id)
         with self.writing():
             old = self.current()
             if old == release_id:

@@ -8,8 +8,12 @@ from typing import Any
 
 from ops_agent.host.settings import Settings, Unit
 from ops_release.run import ProbeError, run
+from ops_release.share import refusal_of_current
+from ops_release.signature import SIGNERS
 
 _TIMEOUT_SECONDS = 2.0
+# Four programs one after another, after one that may take longer, within the deadline of all probes.
+_REFUSAL_SECONDS = 0.35
 _PACKAGES = {
     "haproxy": "haproxy",
     "nfs-ganesha": "ganesha",
@@ -87,14 +91,16 @@ def disks(mounts: str | None = None) -> list[dict[str, Any]]:
 
 
 def share(settings: Settings) -> dict[str, Any]:
-    """Return whether the DAG share is mounted, and whether its server answers."""
+    """Return whether the DAG share is mounted, whether its server answers, and why its current release is refused."""
     mounts = Path("/proc/self/mounts").read_text(encoding="utf-8")
     mounted = any(line.split()[1] == settings.share_path for line in mounts.splitlines())
+    responding = mounted and _answers(settings.share_path)
     return {
         "path": settings.share_path,
         "unit": settings.share_path.strip("/").replace("-", r"\x2d").replace("/", "-") + ".mount",
         "mounted": mounted,
-        "responding": mounted and _answers(settings.share_path),
+        "responding": responding,
+        "refusal": refusal_of_current(Path(settings.share_path), SIGNERS, _REFUSAL_SECONDS) if responding else "",
     }
 
 

@@ -9,25 +9,30 @@ On the publisher host, as root:
                         "bytes", "seconds"}; nothing serves it yet
     publish --tree DIR --author A --message M [--commit C] [--dirty] [--source JSON] [--validation FILE]
                         the same, of a directory on this host
+    manifest ID         {"text"}: manifest.json as it stands, to be signed
+    sign ID --signature BASE64
+                        {"release"}: puts an SSH signature of that text beside it; refused unless a trusted key's
     flip ID             {"release", "previous", "changed", "refreshed": bool, "seconds"}: `current` is ID from here on;
                         unless "refreshed" is false, every dag-processor looks within a second or two
     list                {"current", "previous", "releases": [{all of publish's but seconds, with "id" for "release",
                         "current", "previous", "unfinished_runs": N, or null if the database is silent,
-                        "error": "" or why the release is unusable}]}, the newest first
+                        "error": "" or why the release is unusable: damaged, or not signed}]}, the newest first
     links               {"current", "previous", "releases": [{"id"}]}: the same without reading each
-    show ID             the manifest: publish's keys with "id" for "release", "validation": {...} or null,
-                        "files": {path: {"sha256", "size", "executable"}}, "links": {path: target}
+    show ID             {"refusal": as current_refusal of status} and the manifest: publish's keys with "id" for
+                        "release", "validation": {...} or null, "files": {path: {"sha256", "size", "executable"}},
+                        "links": {path: target}
     restore             {"restored": [ids], "current"}: puts back from this host's copies what the share has lost, and
                         makes the last good release current if none is
-    prune --keep N [--dry-run]
+    prune --keep N [--clearable-days D] [--dry-run]
                         {"removed": [ids], "kept": [{"id", "reasons": [...]}]}; refused while the database is silent
 
 On every Airflow host, as root or airflow:
 
-    warm [ID]           {"release", "copied": bool, "cleaned": [ids], "seconds"}: the host's copy is there and verified
-    status              {"share": "" or what is wrong, "current", "current_source", "previous", "cache": {"path",
-                        "last_good", "releases": [ids]}, "dag_processor": null or {"release", "since", "checked",
-                        "problem"}}
+    warm [ID]           {"release", "copied": bool, "cleaned": [ids], "seconds"}: the host's copy is there and verified,
+                        one that was damaged made anew. Exit code 4: the release was removed from the share for good
+    status              {"share": "" or what is wrong, "current", "current_source", "current_refusal": "" or why no
+                        host would take it, "previous", "cache": {"path", "last_good", "releases": [ids]},
+                        "dag_processor": null or {"release", "since", "checked", "problem"}}
 
 On a scheduler host, as root:
 
@@ -46,11 +51,14 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ops_release import CACHE, PUBLISHER, SERVICE_USER, SHARE
+from ops_release import CACHE, PUBLISHER, SERVICE_USER, SHARE, signature
 from ops_release.database import CONFIGURATION
 
 if TYPE_CHECKING:
     from argparse import Namespace
+
+# Whoever clears a task of a run that ended longer ago has to run it on the latest version.
+CLEARABLE_DAYS = 30.0
 
 
 def add(verbs: Any) -> None:
@@ -59,6 +67,7 @@ def add(verbs: Any) -> None:
     parser.set_defaults(run=run)
     parser.add_argument("--share", type=Path, default=SHARE, help="where the DAG share is mounted")
     parser.add_argument("--cache", type=Path, default=CACHE, help="directory of this host's copies")
+    parser.add_argument("--signers", type=Path, default=signature.SIGNERS, help="file of the keys that are trusted")
     parser.add_argument("--configuration", type=Path, default=CONFIGURATION, help="airflow.cfg, for the database")
     parser.add_argument("--publisher", default=PUBLISHER, help="user that may write the share; root becomes it")
     parser.add_argument("--service-user", default=SERVICE_USER, help="user of Airflow's services; root becomes it")
@@ -73,11 +82,17 @@ def add(verbs: Any) -> None:
     publish.add_argument("--dirty", action="store_true")
     publish.add_argument("--source", type=json.loads, default={}, help="JSON object: what kind of release this is")
     publish.add_argument("--validation", type=Path, help="file with the gate's report")
-    of_one = {"flip": "make it current", "show": "print its manifest"}
+    sign = actions.add_parser("sign", help="put a signature beside its manifest")
+    sign.add_argument("id")
+    sign.add_argument("--signature", required=True, help="the base64 of what `ssh-keygen -Y sign` printed")
+    of_one = {"manifest": "print its manifest's text", "flip": "make it current", "show": "print its manifest"}
     for name, text in of_one.items():
         actions.add_parser(name, help=text).add_argument("id")
     prune = actions.add_parser("prune", help="remove what nothing needs")
     prune.add_argument("--keep", type=int, required=True)
+    prune.add_argument(
+        "--clearable-days", type=float, default=CLEARABLE_DAYS, help="keep what runs that ended since then began on"
+    )
     prune.add_argument("--dry-run", action="store_true", help="say what would be removed")
     warm = actions.add_parser("warm", help="copy it to this host")
     warm.add_argument("id", nargs="?", help="default: the current release")

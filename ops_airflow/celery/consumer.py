@@ -4,6 +4,8 @@ Tasks run on when the connection breaks, and hold their slots; but the broker kn
 either takes a full load on top, which waits behind them while other workers are idle, or lowers the prefetch and never
 raises it again, because a quorum queue's consumer keeps the prefetch that it began with (celery issue 9512). Here the
 consumer begins with the free slots, and for each old task that ends comes one consumer more, of one message.
+
+It also takes nothing while root asks it to rest, as before the worker's stop: see drain.py.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from celery.utils.log import get_logger
 from celery.worker import state
 from celery.worker.consumer.consumer import Consumer as _Consumer
 from celery.worker.consumer.tasks import Tasks as _Tasks
+
+from ops_airflow.celery import drain
 
 LOOK_EVERY_SECONDS = 1.0
 # The first declares 28 queues for delayed messages, which Airflow never sends, before it takes a task: at every broker
@@ -26,7 +30,29 @@ log = get_logger(__name__)
 class Tasks(_Tasks):  # type: ignore[misc]
     """The step that subscribes to the worker's queue."""
 
+    timer: Any = None
+
     def start(self, c: Any) -> None:
+        """Subscribe, unless the worker is asked to rest, and look from time to time whether it is."""
+        self.rests = drain.is_asked()
+        self._subscribe(c)
+        # A lost connection clears the timer.
+        c.timer.call_repeatedly(drain.EVERY_SECONDS, self._look, (c,))
+
+    def _look(self, c: Any) -> None:
+        rested, self.rests = self.rests, drain.is_asked()
+        if self.rests and not rested:
+            log.info("asked to rest: takes no more tasks")
+            self.stop(c)
+        elif rested and not self.rests:
+            log.info("takes tasks again")
+            on_message = c.task_consumer.on_message
+            self._subscribe(c)
+            c.task_consumer.on_message = on_message
+            c.task_consumer.consume()
+        drain.report({*state.reserved_requests, *state.active_requests}, resting=self.rests)
+
+    def _subscribe(self, c: Any) -> None:
         """Subscribe with the free slots, and look from time to time whether there are more."""
         self.more: list[Any] = []
         old = tuple(state.active_requests)
@@ -34,11 +60,11 @@ class Tasks(_Tasks):  # type: ignore[misc]
         # Zero would mean no limit; a consumer that may take nothing yet does not subscribe.
         c.initial_prefetch_count = granted or 1
         super().start(c)
-        if not granted:
+        if self.rests or not granted:
             for queue in tuple(c.task_consumer.queues):
                 c.task_consumer.cancel_by_queue(queue)
-        if old:
-            log.info("%d tasks run on from before the connection was lost; %d slots are free", len(old), granted)
+        if old and not self.rests:
+            log.info("%d tasks run on from before this subscription; %d slots are free", len(old), granted)
             self.timer = c.timer.call_repeatedly(LOOK_EVERY_SECONDS, self._take_more, (c, old, granted))
 
     def _take_more(self, c: Any, old: tuple[Any, ...], granted: int) -> None:
@@ -56,6 +82,8 @@ class Tasks(_Tasks):  # type: ignore[misc]
 
     def stop(self, c: Any) -> None:
         """Take no more tasks."""
+        if self.timer:
+            self.timer.cancel()
         for consumer in self.more:
             try:
                 consumer.cancel()

@@ -3,10 +3,14 @@
 A run in flight asks for the version it began on and gets that release, also long after another became current; the
 dag-processor asks for none and follows `current`. Nothing here reads the share in Airflow's own process: a call into
 a share whose server is away does not return.
+
+A release that the share does not give now may be had later, and a task waits for it. One that was removed is gone for
+good: its task fails at once, and says how to run it on the current release.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import os
@@ -17,13 +21,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.dag_processing.bundles.base import BaseDagBundle, BundleVersion
-from airflow.sdk.exceptions import AirflowRescheduleException
+from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleException
 
-from ops_release import CACHE, SERVING, SHARE, ReleaseError, durable
+from ops_release import CACHE, GONE, SERVING, SHARE, GoneError, ReleaseError, durable
 from ops_release.cache import Cache
 from ops_release.manifest import DAGS
 from ops_release.run import ProbeError, run
 from ops_release.share import current_within
+from ops_release.signature import SIGNERS
 
 if TYPE_CHECKING:
     from ops_release.cache import Use
@@ -43,10 +48,12 @@ class ReleaseBundle(BaseDagBundle):  # type: ignore[misc]
 
     supports_versioning = True
 
-    def __init__(self, *, share: str = str(SHARE), cache: str = str(CACHE), **options: Any) -> None:
+    def __init__(
+        self, *, share: str = str(SHARE), cache: str = str(CACHE), signers: str = str(SIGNERS), **options: Any
+    ) -> None:
         super().__init__(**options)
         self.share = Path(share)
-        self.cache = Cache(Path(cache))
+        self.cache = Cache(Path(cache), Path(signers))
         self._serving: str | None = self.version
         self._use: Use | None = None
         self._since = datetime.now(UTC)
@@ -68,13 +75,22 @@ class ReleaseBundle(BaseDagBundle):  # type: ignore[misc]
         """Have a copy of the release to serve, and hold it against the cleaner.
 
         With the copy there, a pinned bundle needs nothing but the local disk. A task whose release cannot be had now is
-        rescheduled, which costs it no try; a dag-processor without any release raises, and Airflow retires nothing.
+        rescheduled, which costs it no try; one whose release is gone for good fails without another. A dag-processor
+        without any release raises, and Airflow retires nothing.
         """
         try:
             if self.version:
                 self._hold(self.version, _TASK_COPY_SECONDS)
             else:
                 self._follow()
+        except GoneError as error:
+            reason = (
+                f"release {self.version}, on which this run began, was pruned from the share. "
+                "To run it on the current one, clear it with `Run with latest bundle version` ticked"
+            )
+            log.error("%s (%s)", reason, error)  # noqa: TRY400 - one line
+            _fail_task()
+            raise AirflowFailException(reason) from error
         except ReleaseError as error:
             log.error("release %s cannot be had: %s", self.version or "current", error)  # noqa: TRY400 - one line
             # The task runner turns it into UP_FOR_RESCHEDULE; everything else of Airflow logs it and goes on.
@@ -141,11 +157,28 @@ class ReleaseBundle(BaseDagBundle):  # type: ignore[misc]
 
     def _copy(self, release_id: str, seconds: float) -> None:
         # In a process of its own, which may hang with the share; it can be left behind, this one cannot.
-        command = [sys.executable, "-m", "ops_release.warm", str(self.share), str(self.cache.root), release_id]
+        command = [sys.executable, "-m", "ops_release.warm", str(self.share), str(self.cache.root)]
+        command += [str(self.cache.signers), release_id]
         try:
             run(command, timeout_seconds=seconds)
         except ProbeError as error:
-            raise ReleaseError(f"release {release_id} could not be copied: {error}") from None
+            kind = GoneError if error.status == GONE else ReleaseError
+            raise kind(f"release {release_id} could not be copied: {error}") from None
+
+
+def _fail_task() -> None:
+    """End this process, if it is a task's, so that the task has failed; Airflow 3.3 would retry what ends otherwise.
+
+    The processes of callbacks have a line to a supervisor too, which knows no such message.
+    """
+    from airflow.sdk.execution_time import comms, task_runner  # noqa: PLC0415
+
+    frame = inspect.currentframe()
+    while frame and frame.f_code is not task_runner.parse.__code__:
+        frame = frame.f_back
+    if frame:
+        task_runner.SUPERVISOR_COMMS.send(comms.TaskState(state="failed", end_date=datetime.now(UTC)))
+        sys.exit(0)
 
 
 def _gauge(name: str, value: float, bundle: str) -> None:

@@ -97,6 +97,8 @@ def deploy(  # noqa: PLR0913 - options of a command
     with lock as held, connected(fleet) as hosts, tempfile.TemporaryDirectory() as work, Steps().shown() as steps:
         job, commit = _Job(hosts, steps, done, held, force=force), ""
         try:
+            if not dry_run:
+                hosts.signer()
             if git_url:
                 steps.now(f"fetching {git.without_login(git_url)}")
                 path, git_ref = source.clone(git_url, git_ref, Path(work)) / path, ""
@@ -177,7 +179,7 @@ class _Job:
         roll.check()
         self.steps.now("publishing it on the share")
         started = time.monotonic()
-        result.release = self._published(packed) or self.hosts.publish(packed)["release"]
+        result.release = self._published(packed) or self.hosts.publish(packed, self.report)["release"]
         self.done.published_seconds = time.monotonic() - started
         self._audit()
         roll.warm(result)
@@ -191,6 +193,9 @@ class _Job:
     def _published(self, packed: source.Source) -> str | None:
         """Return the newest release if it is this one: a timer that tries again must not fill the share."""
         known = self.hosts.known(self.newest)
+        # What lies there unsigned may be anybody's.
+        if known.get("refusal"):
+            return None
         same = all(known.get(name) == getattr(packed, name) for name in ("digest", "commit", "author", "message"))
         return self.newest if same else None
 

@@ -72,26 +72,71 @@ def diff(shared: Shared, old: str, new: str, *, output: Format) -> None:
 
 @releases.command()
 @click.option("--keep", type=click.IntRange(min=1), required=True, help="Keep so many of the newest.")
+@click.option(
+    "--clearable-days",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    show_default=True,
+    help="Keep what runs began on that ended so many days ago or less.",
+)
 @options.dry_run("Say what would be removed and what would stay; change nothing.")
 @options.yes
 @options.env
 @options.output("Words to read, or JSON to parse.")
 @click.pass_obj
-def prune(shared: Shared, *, keep: int, dry_run: bool, yes: bool, output: Format) -> None:
-    """Remove old releases; one that serves, served before, or that an unfinished run needs stays, and it says why."""
+def prune(  # noqa: PLR0913 - the command line's own words
+    shared: Shared, *, keep: int, clearable_days: float, dry_run: bool, yes: bool, output: Format
+) -> None:
+    """Remove old releases; one that serves, served before, or that a run needs stays, and it says why.
+
+    A run needs its release until --clearable-days after its end. A task that is cleared later fails at once, and says
+    how to run it on the current release.
+    """
     fleet = inventory.load(shared.env, inventory.find_home())
     with operation(fleet, "releases prune", lock="dags") as held, connected(fleet) as hosts:
-        plan = hosts.prune(keep, dry_run=True)
+        plan = hosts.prune(keep, clearable_days, dry_run=True)
         held.hosts, held.result = [hosts.publisher.name], "dry run"
         if plan["removed"] and not dry_run:
             prompt.confirm(f"{fleet.env}: {_count(plan)} removed; no rollback leads to them.", fleet.env, yes=yes)
             held.check()
-            plan = hosts.prune(keep, dry_run=False)
+            plan = hosts.prune(keep, clearable_days, dry_run=False)
             held.result = f"removed {', '.join(plan['removed']) or 'none'}"
     if output is Format.JSON:
         click.echo(json.dumps(plan | {"dry_run": dry_run}, indent=2))
     else:
         click.echo("\n".join(_pruned(plan, "would remove" if dry_run else "removed")) or "there are no releases")
+
+
+@releases.command()
+@click.argument("release", help="The release, or the beginning of its id.")
+@options.dry_run("Say what would be signed; change nothing.")
+@options.yes
+@options.env
+@options.output("Words to read, or JSON to parse.")
+@click.pass_obj
+def sign(shared: Shared, release: str, *, dry_run: bool, yes: bool, output: Format) -> None:
+    """Sign a release that was made before releases were signed, so that hosts take it again.
+
+    Whoever could write the share could have made it: look at it first (ops releases show, diff). A new deploy of the
+    same commit needs no such trust.
+    """
+    fleet = inventory.load(shared.env, inventory.find_home())
+    with operation(fleet, "releases sign", lock="dags", reason=release) as held, connected(fleet) as hosts:
+        key = hosts.signer()
+        wanted = find(hosts.links()["releases"], release, fleet.env)
+        text = hosts.manifest(wanted)
+        held.hosts, held.result = [hosts.publisher.name], "dry run"
+        if output is Format.TABLE:
+            click.echo(draw.described(json.loads(text)))
+        if not dry_run:
+            prompt.confirm(f"{fleet.env}: every host takes {wanted} from here on.", fleet.env, yes=yes)
+            held.check()
+            hosts.sign(wanted, key.sign(text))
+            held.result = f"signed {wanted}"
+    if output is Format.JSON:
+        click.echo(json.dumps({"release": wanted, "signed": not dry_run, "dry_run": dry_run}))
+    else:
+        click.echo(f"{wanted} {'would be' if dry_run else 'is'} signed")
 
 
 def _count(plan: Mapping[str, Any]) -> str:

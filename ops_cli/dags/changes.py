@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ops_cli.dags.source import entry
+
 
 @dataclass(frozen=True)
 class DagChange:
@@ -117,4 +119,5 @@ def _digests(release: Mapping[str, Any]) -> dict[str, str]:
     if "digests" in release:
         return dict(release["digests"])
     links = {name: f"-> {target}" for name, target in release.get("links", {}).items()}
-    return {name: entry["sha256"] for name, entry in release.get("files", {}).items()} | links
+    files = release.get("files", {})
+    return {name: entry(one["sha256"], executable=one.get("executable", False)) for name, one in files.items()} | links

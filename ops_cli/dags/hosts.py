@@ -9,6 +9,7 @@ from typing import Any
 
 from ops_cli.console import hints
 from ops_cli.console.errors import OpsError, UsageError
+from ops_cli.dags import signing
 from ops_cli.dags.source import Source
 from ops_cli.fleet import agent, ssh
 from ops_cli.fleet.agent import Sessions
@@ -56,10 +57,29 @@ class ReleaseHosts:
         judged = self._ask(self.publisher, words, _GATE_SECONDS, data=archive)
         return judged["report"], judged["refused"]
 
-    def publish(self, source: Source) -> dict[str, Any]:
-        """Make a release of the tree that the gate has let through last; nothing serves it yet."""
+    def publish(self, source: Source, report: Mapping[str, Any]) -> dict[str, Any]:
+        """Make a release of the tree that the gate let through with `report`, and sign it; nothing serves it yet."""
+        key = self.signer()
         header = json.dumps(source.header()).encode()
-        return self._release("publish", "--judged", source.digest, seconds=_PUBLISH_SECONDS, data=header)
+        published = self._release("publish", "--judged", source.digest, seconds=_PUBLISH_SECONDS, data=header)
+        text = self.manifest(published["release"])
+        # What the share says now, whoever wrote it there, must be what this machine has sent and was told.
+        told = {"id": published["release"], "digest": source.digest, "validation": dict(report), **source.header()}
+        signing.refuse_other(text, source.files, told)
+        self.sign(published["release"], key.sign(text))
+        return published
+
+    def signer(self) -> signing.Signer:
+        """Return the key that signs this fleet's releases. Raises UsageError if it is not on this machine."""
+        return signing.signer(self.fleet.signing_key)
+
+    def manifest(self, release: str) -> str:
+        """Return a release's manifest as it stands on the share, to be signed."""
+        return str(self._release("manifest", release)["text"])
+
+    def sign(self, release: str, signature: str) -> None:
+        """Put a signature beside a release's manifest, without which no host takes it."""
+        self._release("sign", release, "--signature", signature)
 
     def warm(self, release: str) -> list[Warmed]:
         """Have every Airflow host copy a release, all at once."""
@@ -105,9 +125,10 @@ class ReleaseHosts:
                 return self.show(release)
         return {}
 
-    def prune(self, keep: int, *, dry_run: bool) -> dict[str, Any]:
+    def prune(self, keep: int, clearable_days: float, *, dry_run: bool) -> dict[str, Any]:
         """Remove the releases that nothing needs but the `keep` newest, or with `dry_run` say which."""
-        return self._release("prune", "--keep", str(keep), *["--dry-run"] * dry_run, seconds=_PUBLISH_SECONDS)
+        words = ["prune", "--keep", str(keep), "--clearable-days", f"{clearable_days:g}", *["--dry-run"] * dry_run]
+        return self._release(*words, seconds=_PUBLISH_SECONDS)
 
     def _release(self, *words: str, seconds: float = _QUICK_SECONDS, data: bytes = b"") -> dict[str, Any]:
         return self._ask(self.publisher, ["release", *words], seconds, data=data)

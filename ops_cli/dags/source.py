@@ -18,6 +18,7 @@ from ops_cli.fleet import caller
 FOLDER = "dags"
 _SHOWN = 5
 _LINK = "-> "
+_EXECUTABLE = "* "
 # The mode of an entry that is another repository's commit.
 _SUBMODULE = "160000"
 
@@ -121,7 +122,7 @@ def as_it_stands(path: Path, work: Path) -> Path:
 
 
 def contents(archive: Path) -> dict[str, str]:
-    """Return the sha256 of each file of a packed tree by name, and `-> target` for a link.
+    """Return the `entry` of each file of a packed tree by name, and `-> target` for a link.
 
     Bytecode and empty directories are no part of a release. Raises UsageError if nothing is left.
     """
@@ -134,16 +135,29 @@ def contents(archive: Path) -> dict[str, str]:
             if member.issym():
                 found[name] = f"{_LINK}{member.linkname}"
             elif content := packed.extractfile(member):
-                found[name] = hashlib.sha256(content.read()).hexdigest()
-    if all(entry.startswith(_LINK) for entry in found.values()):
+                sha256 = hashlib.sha256(content.read()).hexdigest()
+                found[name] = entry(sha256, executable=bool(member.mode & 0o100))
+    if all(one.startswith(_LINK) for one in found.values()):
         raise UsageError("there is not a single file to deploy; an empty release would remove every DAG")
     return found
 
 
+def entry(sha256: str, *, executable: bool) -> str:
+    """Return what stands for one file's content and whether it may be executed."""
+    return f"{_EXECUTABLE if executable else ''}{sha256}"
+
+
 def digest(files: Mapping[str, str]) -> str:
-    """Return the sha256 of what `sha256sum` prints for all files by name, then `target <- name` for the links."""
-    plain = [f"{entry}  {name}\n" for name, entry in sorted(files.items()) if not entry.startswith(_LINK)]
-    links = [f"{entry[len(_LINK) :]} <- {name}\n" for name, entry in sorted(files.items()) if entry.startswith(_LINK)]
+    """Return the sha256 of what `sha256sum` prints for all files by name, then `target <- name` for the links.
+
+    Two asterisks stand for the blanks of a file that may be executed.
+    """
+    plain = [
+        f"{one.removeprefix(_EXECUTABLE)}{'**' if one.startswith(_EXECUTABLE) else '  '}{name}\n"
+        for name, one in sorted(files.items())
+        if not one.startswith(_LINK)
+    ]
+    links = [f"{one[len(_LINK) :]} <- {name}\n" for name, one in sorted(files.items()) if one.startswith(_LINK)]
     return hashlib.sha256("".join([*plain, *links]).encode(errors="surrogateescape")).hexdigest()
 
 

@@ -62,6 +62,8 @@ class Inventory:
     env: str
     hosts: tuple[Host, ...]
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    signing_key: str = ""
+    """File on the control node; a tilde stands for the home of who types."""
 
     def tier(self, tier: str) -> list[Host]:
         """Return the hosts of one tier, in inventory order."""
@@ -109,10 +111,12 @@ def load(env: str, home: Path) -> Inventory:
     if key and (kept := remembered.recall(directory, key)):
         with suppress(TypeError, KeyError):
             hosts = tuple(Host(**host) for host in kept["hosts"])
-            return Inventory(env, hosts, {name: tuple(members) for name, members in kept["groups"].items()})
+            groups = {name: tuple(members) for name, members in kept["groups"].items()}
+            return Inventory(env, hosts, groups, kept["signing_key"])
     found = parse(env, _list(env, home))
     if key:
-        remembered.keep(directory, key, {"hosts": [asdict(host) for host in found.hosts], "groups": dict(found.groups)})
+        answer = {"groups": dict(found.groups), "signing_key": found.signing_key}
+        remembered.keep(directory, key, {"hosts": [asdict(host) for host in found.hosts], **answer})
     return found
 
 
@@ -127,7 +131,9 @@ def parse(env: str, listing: Mapping[str, Any]) -> Inventory:
     if not names:
         raise OpsError(f"inventories/{env}/hosts.yml: the group fleet has no hosts; put the machines in it")
     hosts = [_host(env, name, _tier(env, name, groups), variables.get(name, {})) for name in names]
-    return Inventory(env, tuple(sorted(hosts, key=lambda host: TIERS.index(host.tier))), groups)
+    key = _literal(env, names[0], _SIGNING_KEY, variables.get(names[0], {}).get(_SIGNING_KEY))
+    by_tier = tuple(sorted(hosts, key=lambda host: TIERS.index(host.tier)))
+    return Inventory(env, by_tier, groups, key or f"~/.config/airfleet/{env}/release-signing")
 
 
 def _list(env: str, home: Path) -> dict[str, Any]:
@@ -191,6 +197,8 @@ def _host(env: str, name: str, tier: str, variables: Mapping[str, Any]) -> Host:
     )
 
 
+# Role airflow_dags has the same default.
+_SIGNING_KEY = "airflow_dags_signing_key"
 _LOGIN_VARIABLES = (
     "ansible_host",
     "ansible_user",

@@ -208,6 +208,12 @@ def _share_problems(status: FleetStatus) -> Iterator[str]:
         servers = ", ".join(seen.host.name for seen in status.observations if seen.host.tier == "share")
         look = _type(status.env, "share", "systemctl --failed")
         yield f"{servers}: the DAG share does not respond on {', '.join(hanging)}; {look}"
+    refusing: dict[str, list[str]] = {}
+    for seen in status.observations:
+        if refusal := (seen.report.get("share") or {}).get("refusal"):
+            refusing.setdefault(refusal, []).append(seen.host.name)
+    for refusal, hosts in refusing.items():
+        yield f"{', '.join(hosts)}: the current release is refused: {_line(refusal)}"
 
 
 def _unit_problems(env: str, name: str, report: Report) -> Iterator[str]:

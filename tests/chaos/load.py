@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import base64
+import json
 import threading
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import requests
 
 from tests.chaos.lab import ADDRESS, INVENTORY, WORKERS, Database, shell, until
+from tests.lab.signing import sign
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,9 +43,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cp -a /srv/airflow/dags/current/dags/. "$work"
 echo {text} | base64 -d >"$work/{name}"
-made=$(ops-agent release publish --tree "$work" --author tests --message 'the load of the failure stories')
-ops-agent release flip "$(echo "$made" | python3 -c 'import json, sys; print(json.load(sys.stdin)["release"])')" >&2
-ops-agent release refresh >&2
+ops-agent release publish --tree "$work" --author tests --message 'the load of the failure stories'
 """
 
 
@@ -78,7 +79,9 @@ def publish(api: Api, database: Database) -> str:
     """Serve the load's DAGs beside those of the current release, once Airflow knows them; return that release."""
     before = shell(PUBLISHER, SERVED)
     text = base64.b64encode(SOURCE.read_bytes()).decode()
-    shell(PUBLISHER, SERVE.format(text=text, name=SOURCE.name), timeout=120)
+    made = json.loads(shell(PUBLISHER, SERVE.format(text=text, name=SOURCE.name), timeout=120))["release"]
+    sign(partial(shell, PUBLISHER), made)
+    shell(PUBLISHER, f"ops-agent release flip {made} && ops-agent release refresh", timeout=120)
     names = ", ".join(f"'{dag}'" for dag in DAGS)
     known = f"SELECT count(*) FROM dag WHERE dag_id IN ({names}) AND NOT is_stale"
     until(lambda: database.value(known) == len(DAGS), 180, "the load's DAGs to be known", every=1)

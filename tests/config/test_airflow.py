@@ -39,10 +39,10 @@ UNITS = {
     "web1": ["airflow-api-server.service"],
     "sched1": ["airflow-scheduler.service", "airflow-dag-processor.service", "airflow-triggerer.service"],
     "sched2": ["airflow-scheduler.service"],
-    "worker-io1": ["airflow-worker.service", "airflow-worker.slice"],
+    "worker-io1": ["airflow-worker.service", "airfleet-worker-drain.service", "airflow-worker.slice"],
 }
 ALL_UNITS = [(host, unit) for host, units in UNITS.items() for unit in units]
-SERVICES = [(host, unit) for host, unit in ALL_UNITS if unit.endswith(".service")]
+SERVICES = [(host, unit) for host, unit in ALL_UNITS if unit.startswith("airflow-") and unit.endswith(".service")]
 LAB_KEY = Path("/var/lib/airfleet/lab/ssh")
 
 
@@ -198,9 +198,30 @@ def test_health_check_is_off_under_a_keeper_and_else_at_the_fleets_address(rende
     assert settings == [[*alone, ("SCHEDULER_HEALTH_CHECK_SERVER_PORT", "8974")], []]
 
 
-def test_worker_stops_its_main_process_and_waits_longer_than_it_drains(rendered: dict[str, dict[str, str]]) -> None:
+def test_worker_stops_its_main_process_and_kills_nothing_for_its_length(rendered: dict[str, dict[str, str]]) -> None:
     lines = rendered["worker-io1"]["airflow-worker.service"].splitlines()
-    assert {"KillMode=mixed", "TimeoutStopSec=150", "OOMPolicy=continue", "Slice=airflow-io.slice"} <= set(lines)
+    assert {"KillMode=mixed", "TimeoutStopSec=infinity", "OOMPolicy=continue", "Slice=airflow-io.slice"} <= set(lines)
+
+
+def test_drain_stops_before_the_worker_and_comes_with_it(rendered: dict[str, dict[str, str]]) -> None:
+    drain = set(rendered["worker-io1"]["airfleet-worker-drain.service"].splitlines())
+    assert {"PartOf=airflow-worker.service", "After=airflow-worker.service", "TimeoutStopSec=infinity"} <= drain
+    assert "ExecStop=/usr/local/bin/ops-agent worker drain --limit 120" in drain
+    worker = rendered["worker-io1"]["airflow-worker.service"].splitlines()
+    assert "Upholds=airfleet-worker-drain.service" in worker
+
+
+@pytest.mark.parametrize(("host", "unit"), SERVICES)
+def test_code_is_imported_from_where_only_root_writes(
+    rendered: dict[str, dict[str, str]], host: str, unit: str
+) -> None:
+    text = rendered[host][unit]
+    assert "WorkingDirectory=/etc/airflow\n" in text
+    assert " AIRFLOW_HOME=/etc/airflow " in text
+    assert re.search(r"^ReadWritePaths=.*/etc/airflow", text, re.MULTILINE) is None
+    config = _config(rendered[host]["airflow.cfg"])
+    assert config["core"]["plugins_folder"] == "/etc/airflow/plugins"
+    assert config.get("fab", "config_file", fallback="/etc/airflow/").startswith("/etc/airflow/")
 
 
 def _on_lab(command: str, text: str) -> "subprocess.CompletedProcess[str]":

@@ -69,6 +69,10 @@ def test_timer_looks_again_after_each_look(units: dict[str, str]) -> None:
 def test_preflight_refuses_what_cannot_work(tmp_path: Path) -> None:
     cases: dict[str, dict[str, Any]] = {
         "password": FOLLOWED | {"airflow_dags_git_url": "https://ann:hunter2@git.example.com/x.git"},
+        "token": FOLLOWED | {"airflow_dags_git_url": "https://ghp_hunter2@git.example.com/x.git"},
+        "shouted": FOLLOWED | {"airflow_dags_git_url": "HTTPS://hunter2@git.example.com/x.git"},
+        "at": FOLLOWED | {"airflow_dags_git_url": "https://ann:hunt@hunter2@git.example.com/x.git"},
+        "ssh": FOLLOWED | {"airflow_dags_git_url": "ssh://git:hunter2@git.example.com/x.git"},
         "blank": FOLLOWED | {"airflow_dags_git_url": "a b"},
         "option": FOLLOWED | {"airflow_dags_git_ref": "--upload-pack=x"},
         "outside": FOLLOWED | {"airflow_dags_git_path": "../secrets"},
@@ -78,11 +82,14 @@ def test_preflight_refuses_what_cannot_work(tmp_path: Path) -> None:
         "host": FOLLOWED | {"airflow_dags_git_host": "mars"},
         "name": FOLLOWED | {"airflow_dags_git_environment": {"git-ssh": "x"}},
         "value": FOLLOWED | {"airflow_dags_git_environment": {"A": 'x"\nExecStart=y'}},
+        "nobody": {"airflow_dags_signers": []},
+        "no key": {"airflow_dags_signers": ["/root/.ssh/id.pub"]},
         "good": FOLLOWED,
+        "user of ssh": FOLLOWED | {"airflow_dags_git_url": "ssh://git@git.example.com:22/x.git"},
         "top": FOLLOWED | {"airflow_dags_git_path": ".", "airflow_dags_git_watch": ""},
         "none": {},
     }
     refused = plays.refusals("sched1", "airflow_dags", cases, tmp_path)
-    assert [name for name, text in refused.items() if not text] == ["good", "top", "none"]
-    assert all("airflow_dags_git_" in text for text in refused.values() if text), refused
-    assert "hunter2" not in refused["password"]
+    assert [name for name, text in refused.items() if not text] == ["good", "user of ssh", "top", "none"]
+    assert all("airflow_dags_" in text for text in refused.values() if text), refused
+    assert "hunt" not in " ".join(refused.values())

@@ -59,6 +59,12 @@ def test_firewall_is_opened_only_where_it_drops() -> None:
     assert host.firewall_openings("-P INPUT ACCEPT\n-P FORWARD ACCEPT\n", "lab0") == {"present": [], "missing": []}
 
 
+def test_machine_without_an_id_is_known() -> None:
+    assert host.is_machine_id(f"{'0a' * 16}\n")
+    assert not host.is_machine_id("")
+    assert not host.is_machine_id("uninitialized\n")
+
+
 def test_recipe_digest_follows_contents_and_packages(tmp_path: Path) -> None:
     (tmp_path / "build").write_text("one")
     first = host.recipe_digest(tmp_path, ["trixie"])
@@ -66,6 +72,16 @@ def test_recipe_digest_follows_contents_and_packages(tmp_path: Path) -> None:
     assert host.recipe_digest(tmp_path, ["trixie", "zstd"]) != first
     (tmp_path / "build").write_text("two")
     assert host.recipe_digest(tmp_path, ["trixie"]) != first
+
+
+def test_recipe_digest_is_the_same_wherever_the_checkout_lies(tmp_path: Path) -> None:
+    before, certificates, after = (tmp_path / name for name in ("a", "certificates", "z"))
+    for directory in (before, certificates, after):
+        directory.mkdir()
+    (certificates / "own.crt").write_text("authority")
+    (before / "build").write_text("recipe")
+    (after / "build").write_text("recipe")
+    assert host.recipe_digest(before, [], certificates) == host.recipe_digest(after, [], certificates)
 
 
 @pytest.mark.parametrize(

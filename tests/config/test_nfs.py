@@ -40,23 +40,28 @@ def _exports(text: str) -> dict[str, str]:
     return dict(client.rstrip(")").split("(") for client in clients)
 
 
-def test_kernel_exports_to_the_fleet_and_squashes_all_but_the_publisher(rendered: dict[str, str]) -> None:
+def test_kernel_exports_to_the_fleet_and_lets_the_publisher_alone_write(rendered: dict[str, str]) -> None:
     exports = _exports(rendered["airfleet.exports"])
     assert set(exports) == {*OTHERS, PUBLISHER}
-    assert {address for address, options in exports.items() if "no_root_squash" in options.split(",")} == {PUBLISHER}
-    assert all({"rw", "sync", "sec=sys"} <= set(options.split(",")) for options in exports.values())
+    given = {address: set(options.split(",")) for address, options in exports.items()}
+    assert {address for address, options in given.items() if "rw" in options} == {PUBLISHER}
+    assert {address for address, options in given.items() if "ro" in options} == set(OTHERS)
+    # A port below 1024: no task can have one.
+    assert all({"secure", "root_squash", "sync", "sec=sys"} <= options for options in given.values())
 
 
 def test_kernel_speaks_version_4_alone(rendered: dict[str, str]) -> None:
     assert {"vers3 = n", "vers4 = y"} <= set(rendered["nfs.conf"].splitlines())
 
 
-def test_ganesha_exports_to_the_fleet_and_squashes_all_but_the_publisher(rendered: dict[str, str]) -> None:
+def test_ganesha_exports_to_the_fleet_and_lets_the_publisher_alone_write(rendered: dict[str, str]) -> None:
     blocks = re.findall(r"CLIENT \{(.*?)\}", rendered["ganesha.conf"], re.DOTALL)
     clients = [dict(re.findall(r"(\w+) = (.+?);", block)) for block in blocks]
-    squashed = {client["Squash"]: client["Clients"].split(", ") for client in clients}
+    access = {client["Access_Type"]: client["Clients"].split(", ") for client in clients}
     # In the inventory's order: a set's would differ from run to run and restart the server each time.
-    assert squashed == {"No_Root_Squash": [PUBLISHER], "Root_Squash": OTHERS}
+    assert access == {"RW": [PUBLISHER], "RO": OTHERS}
+    assert set(re.findall(r"Squash = (.+?);", rendered["ganesha.conf"])) == {"Root_Squash"}
+    assert set(re.findall(r"PrivilegedPort = (.+?);", rendered["ganesha.conf"])) == {"true"}
     assert "Access_Type = NONE;" in rendered["ganesha.conf"].split("CLIENT")[0]
     assert set(re.findall(r"Protocols = (.+?);", rendered["ganesha.conf"])) == {"4"}
 

@@ -55,7 +55,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="module")
 def vault(environment: Path, run: Run) -> Path:
-    done = run("ansible-playbook", "-i", str(environment), "ansible/playbooks/create-vault.yml")
+    key = f"airflow_dags_signing_key={environment.parent}/keys/release-signing"
+    done = run("ansible-playbook", "-i", str(environment), "-e", key, "ansible/playbooks/create-vault.yml")
     assert done.returncode == 0, done.stdout + done.stderr
     assert PHRASE not in done.stdout + done.stderr
     return environment / "group_vars/all/vault.yml"
@@ -78,6 +79,13 @@ def test_vault_holds_a_strong_secret_of_its_own_for_every_name_that_is_used(vaul
     values = [*secrets.values(), *schedulers.values(), *keepers.values(), *workers.values()]
     assert len(set(values)) == len(values)
     assert min(len(value) for value in values) >= 32
+
+
+def test_key_that_signs_releases_is_made_outside_of_the_checkout(vault: Path, environment: Path) -> None:
+    key = environment.parent / "keys/release-signing"
+    assert key.stat().st_mode & 0o777 == 0o600
+    named = yaml.safe_load(vault.with_name("release_signers.yml").read_text())["airflow_dags_signers"]
+    assert named == [key.with_suffix(".pub").read_text().strip()]
 
 
 def test_vault_that_exists_is_refused_and_left_alone(vault: Path, environment: Path, run: Run) -> None:

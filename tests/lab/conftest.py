@@ -29,6 +29,7 @@ import testinfra
 from testinfra.host import Host as Machine
 
 from ops_cli.fleet import inventory as inventories
+from tests.lab.signing import sign
 
 T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
@@ -157,9 +158,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cp -a /srv/airflow/dags/current/dags/. "$work"
 echo {files} | base64 -d | tar -x -C "$work"
-made=$(ops-agent release publish --tree "$work" --author tests --message 'for a test')
-ops-agent release flip "$(echo "$made" | python3 -c 'import json, sys; print(json.load(sys.stdin)["release"])')"
-ops-agent release refresh
+ops-agent release publish --tree "$work" --author tests --message 'for a test'
 """
 
 
@@ -178,7 +177,9 @@ class ExtraDags:
                 member.size = len(text.encode())
                 out.addfile(member, io.BytesIO(text.encode()))
         script = ADD.format(files=base64.b64encode(packed.getvalue()).decode())
-        self.publisher.check_output("bash -c %s", script)
+        made = json.loads(self.publisher.check_output("bash -c %s", script))["release"]
+        sign(self.publisher.check_output, made)
+        self.publisher.check_output("ops-agent release flip %s && ops-agent release refresh", made)
 
     def take_back(self) -> None:
         self.publisher.check_output("ops-agent release flip %s && ops-agent release refresh", self.before)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import os
+import re
 import shutil
 import socket
 import struct
@@ -34,6 +35,8 @@ options:
   sysctl: {description: Kernel parameters the host needs, type: dict, required: true}
 author: airfleet
 """
+
+CERTIFICATES = Path("/usr/local/share/ca-certificates")
 
 
 def parse_routes(table: str) -> list[tuple[str, ipaddress.IPv4Network]]:
@@ -154,12 +157,17 @@ def sysctl_differs(wanted: dict[str, str]) -> list[str]:
     return [key for key, value in wanted.items() if read_text(f"/proc/sys/{key.replace('.', '/')}").strip() != value]
 
 
-def recipe_digest(recipe: Path, extra: list[str]) -> str:
-    """Hash of everything that decides how the base tree comes out, host certificates included."""
+def is_machine_id(text: str) -> bool:
+    """Tell whether systemd takes this for a machine's id; a container or an image may have none, or "uninitialized"."""
+    return re.fullmatch(r"[0-9a-f]{32}", text.strip()) is not None
+
+
+def recipe_digest(recipe: Path, extra: list[str], certificates: Path = CERTIFICATES) -> str:
+    """Hash of what decides how the base tree comes out, host certificates included, wherever the recipe lies."""
     digest = hashlib.sha256()
-    certificates = Path("/usr/local/share/ca-certificates").glob("*.crt")
-    for path in sorted(path for path in (*recipe.rglob("*"), *certificates) if path.is_file()):
-        digest.update(path.name.encode() + path.read_bytes())
+    for path in (*sorted(certificates.glob("*.crt")), *sorted(recipe.rglob("*"))):
+        if path.is_file():
+            digest.update(path.name.encode() + path.read_bytes())
     digest.update("\n".join(extra).encode())
     return digest.hexdigest()[:12]
 
@@ -188,6 +196,7 @@ def probe(params: dict[str, Any]) -> dict[str, Any]:
         "fuse": Path("/dev/fuse").is_char_device(),
         "overlay": "overlay" in filesystems or succeeds("modprobe", "-n", "-q", "overlay"),
         "kernel_nfs": "nfs4" in filesystems or succeeds("modprobe", "-n", "-q", "nfsv4"),
+        "machine_id": is_machine_id(read_text("/etc/machine-id")),
         "memory_mb": memory_mb(),
         "disk_mb": disk_mb(Path(params["root"]), params["disk_min_mb"]),
         "range_conflicts": range_conflicts(routes, interface.network, params["bridge"]),

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import shutil
+import subprocess
 import sys
 import time
 import traceback
@@ -15,11 +16,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk.exceptions import AirflowRescheduleException
+from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleException
 
 from ops_agent.dags import stream as archive
 from ops_agent.dags.store import Store
 from ops_airflow.dags.bundle import ReleaseBundle
+from ops_release import signature
 from ops_release.cache import Cache
 
 Case = Callable[["Place"], None]
@@ -33,7 +35,10 @@ class Place:
         (root / "share").mkdir(parents=True)
         (root / "cache").mkdir()
         (root / "bin").mkdir()
-        self.root, self.store, self.cache = root, Store(root / "share", root / "lock"), Cache(root / "cache")
+        self.root, self.key, signers = root, root / "key", root / "signers"
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.key)], check=True)
+        signers.write_text(f"{signature.PRINCIPAL} {self.key.with_suffix('.pub').read_text()}")
+        self.store, self.cache = Store(root / "share", root / "lock", signers), Cache(root / "cache", signers)
         self.old, self.new = self.publish("old"), self.publish("new")
         self.store.flip(self.old)
 
@@ -43,10 +48,14 @@ class Place:
         stream = io.BytesIO()
         archive.pack(self.root / text, {"author": "t", "message": text}, stream)
         stream.seek(0)
-        return self.store.publish(stream).id
+        made = self.store.publish(stream).id
+        command = ["ssh-keygen", "-q", "-Y", "sign", "-f", str(self.key), "-n", signature.NAMESPACE]
+        signed = subprocess.run(command, input=self.store.text(made), capture_output=True, text=True, check=True)
+        self.store.sign(made, signed.stdout)
+        return made
 
     def bundle(self, version: str | None = None) -> Any:
-        paths = {"share": str(self.store.root), "cache": str(self.cache.root)}
+        paths = {"share": str(self.store.root), "cache": str(self.cache.root), "signers": str(self.cache.signers)}
         return ReleaseBundle(name="fleet", refresh_interval=10, version=version, **paths)
 
     def started(self, version: str | None = None) -> Any:
@@ -71,11 +80,15 @@ class Place:
 
 
 def put_off(bundle: Any) -> Any:
-    """Return what `initialize` raises where it has nothing to serve."""
+    """Return what `initialize` raises where it has nothing to serve now."""
+    return raised(bundle, AirflowRescheduleException)
+
+
+def raised(bundle: Any, kind: type[Exception]) -> Any:
     try:
         bundle.initialize()
-    except AirflowRescheduleException as later:
-        return later
+    except kind as error:
+        return error
     raise AssertionError("it claims to serve what is not there")
 
 
@@ -118,6 +131,33 @@ def pinned_without_a_copy_or_share_is_put_off(place: Place) -> None:
     place.lose_share()
     later = put_off(place.bundle(place.new))
     assert 0 < later.reschedule_date.timestamp() - time.time() <= 30
+
+
+@case
+def pinned_to_what_was_pruned_is_failed_and_says_what_to_do(place: Place) -> None:
+    shutil.rmtree(place.store.path(place.new))
+    failure = raised(place.bundle(place.new), AirflowFailException)
+    assert "was pruned from the share" in str(failure), failure
+    assert "Run with latest bundle version" in str(failure), failure
+
+
+@case
+def pinned_is_put_off_while_a_lost_share_may_come_back(place: Place) -> None:
+    shutil.rmtree(place.store.path(place.new))
+    shutil.rmtree(place.store.path(place.old))
+    put_off(place.bundle(place.new))
+
+
+@case
+def unsigned_release_is_not_served(place: Place) -> None:
+    bundle = place.started()
+    (place.store.path(place.new) / signature.NAME).unlink()
+    (place.store.root / "current").unlink()
+    (place.store.root / "current").symlink_to(f"releases/{place.new}")
+    bundle.refresh()
+    place.serves(bundle, place.old)
+    assert "is not signed" in bundle.problem, bundle.problem
+    put_off(place.bundle(place.new))
 
 
 @case

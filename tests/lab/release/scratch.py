@@ -15,7 +15,10 @@ from typing import Any
 
 from testinfra.host import Host
 
-ROOT = Path(__file__).parents[3]
+from ops_cli.fleet import inventory
+from tests.conftest import ROOT
+from tests.lab.signing import sign
+
 HOME = "/var/tmp/release-test"  # noqa: S108
 DATABASE, PORT = "10.77.0.51", 55418
 DATA = f"/var/tmp/release-{PORT}"  # noqa: S108
@@ -49,7 +52,7 @@ urllib.request.urlopen("http://127.0.0.1:58080/execution/health", timeout=20)
 
 
 def settings(home: str) -> dict[str, str]:
-    paths = {"share": f"{home}/share", "cache": f"{home}/cache"}
+    paths = {"share": f"{home}/share", "cache": f"{home}/cache", "signers": f"{home}/signers"}
     bundle = {"name": "fleet", "classpath": "ops_airflow.dags.bundle.ReleaseBundle", "kwargs": paths}
     return {
         "HOME": home,
@@ -107,6 +110,8 @@ class Scratch:
         lines = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in values.items())
         address = values["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
         self.put("", {"env": lines, "asked.cfg": f"[database]\nsql_alchemy_conn = {address}\n"})
+        key = Path(inventory.load("lab", ROOT).signing_key).with_name("release-signing.pub")
+        self.put("", {"signers": f"release {key.read_text()}"})
 
     def stop(self) -> None:
         for name in SERVICES:
@@ -144,8 +149,11 @@ class Scratch:
 
     def agent(self, *words: str) -> Any:
         """Run `ops-agent release` as the fleet does, on the test's share and cache."""
-        options = f"--share {self.home}/share --cache {self.home}/cache --configuration {self.home}/asked.cfg"
-        return json.loads(self.shell(f"python -m ops_agent.main release {options} {shlex.join(words)}"))
+        return json.loads(self.shell(f"{self._agent()} {shlex.join(words)}"))
+
+    def _agent(self) -> str:
+        options = f"--share {self.home}/share --cache {self.home}/cache --signers {self.home}/signers"
+        return f"python -m ops_agent.main release {options} --configuration {self.home}/asked.cfg"
 
     def publish(self, message: str, files: dict[str, str], *, judged: bool = False) -> str:
         """Make a release of these files, with the gate's report if it is to be judged before; return its name."""
@@ -156,7 +164,9 @@ class Scratch:
             self.shell(f"python -m ops_agent.main validate {folder} --format json >report.json")
             report = ["--validation", f"{self.home}/report.json"]
         words = ("publish", "--tree", f"{self.home}/{folder}", "--author", "t", "--message", message)
-        return str(self.agent(*words, *report)["release"])
+        made = str(self.agent(*words, *report)["release"])
+        sign(self.shell, made, self._agent())
+        return made
 
     def serve(self, release: str) -> None:
         """Do what `ops deploy` does from a published release on."""

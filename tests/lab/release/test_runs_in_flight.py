@@ -168,6 +168,42 @@ def test_task_whose_release_cannot_be_had_waits_for_the_share_without_losing_a_t
     assert scratch.ask("SELECT count(*) FROM dag WHERE is_stale AND dag_id = 'story'") == ["0"]
 
 
+def test_task_that_is_cleared_after_its_release_was_pruned_fails_at_once(
+    host: Host, scratch: Scratch, lines: Callable[..., list[str]], wait_until: Wait
+) -> None:
+    retried = DAG.replace("@dag(schedule=None)", "@dag(schedule=None, default_args={{'retries': 3}})")
+    old, new = (
+        scratch.publish(
+            f"cleared-{version}",
+            {
+                "common/__init__.py": f"VERSION = '{version}'\n",
+                "mit leer/cleared.py": retried.format(home=HOME, dag="cleared", second="second"),
+            },
+        )
+        for version in ("D", "E")
+    )
+    scratch.serve(old)
+    wait_until(lambda: served_from(scratch, "cleared") == old, deadline=120, what="the first parse")
+    host.check_output(f"touch {HOME}/out/go.done")
+    scratch.trigger("cleared", "done")
+    lines("cleared", "done", 3)
+    state = "SELECT state FROM dag_run WHERE run_id = 'done'"
+    wait_until(lambda: scratch.ask(state) == ["success"], deadline=60, what="the run to end")
+    scratch.serve(new)
+    wait_until(lambda: served_from(scratch, "cleared") == new, deadline=60, what="the new release to be served")
+    kept = {one["id"]: one["reasons"] for one in scratch.agent("prune", "--keep", "1")["kept"]}
+    assert "1 run that ended in the last 30 days and may be cleared" in kept[old]
+    scratch.agent("flip", new)
+    # As if another flip had been between, and the run's end long ago.
+    host.check_output(f"rm -f {HOME}/share/previous; rm -rf {HOME}/cache/{old}")
+    assert old in scratch.agent("prune", "--keep", "1", "--clearable-days", "0")["removed"]
+    scratch.shell("airflow tasks clear --yes --task-regex third cleared")
+    third = "SELECT state, try_number FROM task_instance WHERE run_id = 'done' AND task_id = 'third'"
+    wait_until(lambda: scratch.ask(third) == ["failed|2"], deadline=120, what="the cleared task to fail for good")
+    log = scratch.shell("cat log/dag_id=cleared/run_id=done/task_id=third/*.log")
+    assert f"release {old}, on which this run began, was pruned from the share" in log
+
+
 SLOW = """
 import time
 from pathlib import Path

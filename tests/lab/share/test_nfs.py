@@ -63,15 +63,20 @@ def test_service_user_reads_and_cannot_write(host: Machine, folder: str) -> None
         assert "Permission denied" in refused.stderr
 
 
-def test_root_is_squashed_but_on_the_publisher(host: Machine, publisher: Machine, folder: str) -> None:
+def test_root_is_squashed_on_the_publisher_too(host: Machine, publisher: Machine, folder: str) -> None:
     publish(publisher, f"echo secret > {folder}/private && chmod 600 {folder}/private")
-    read = host.run(f"cat {folder}/private")
+    assert host.run(f"cat {folder}/private").rc != 0
+    assert host.run(f"touch {folder}/of_root").rc != 0
+    assert host.run(f"chown airflow {folder}/dag.py").rc != 0
+
+
+def test_publishers_user_writes_on_the_publisher_alone(host: Machine, publisher: Machine, folder: str) -> None:
+    written = host.run(f"runuser -u dagpublisher -- touch {folder}/more")
     if host.backend.get_pytest_id() == publisher.backend.get_pytest_id():
-        assert (read.rc, read.stdout) == (0, "secret\n")
+        assert written.rc == 0
     else:
-        assert read.rc != 0
-        assert host.run(f"touch {folder}/of_root").rc != 0
-        assert host.run(f"chown airflow {folder}/dag.py").rc != 0
+        assert written.rc != 0
+        assert "Read-only file system" in written.stderr
 
 
 def test_publisher_flips_a_link_and_the_fleet_sees_it_within_two_seconds(

@@ -78,6 +78,6 @@ def test_exports_of_the_kernels_server_are_read_by_exportfs(host: Machine, tmp_p
         "cat > /etc/exports.d/airfleet.exports; usr/sbin/exportfs -ra; cat /var/lib/nfs/etab'"
         f" <<'END'\n{exports.read_text()}END"
     )
-    squashing = dict(re.findall(r"^/srv/nfs/dags\t([0-9.]+)\(.*?,((?:no_)?root_squash),", table, re.MULTILINE))
-    assert {address for address, kind in squashing.items() if kind == "no_root_squash"} == {"10.77.0.31"}
-    assert len(squashing) == 8
+    access = dict(re.findall(r"^/srv/nfs/dags\t([0-9.]+)\((r[ow]),.*?,secure,root_squash,", table, re.MULTILINE))
+    assert {address for address, kind in access.items() if kind == "rw"} == {"10.77.0.31"}
+    assert len(access) == 8

@@ -68,9 +68,9 @@ def test_task_outlives_the_stop_of_its_worker(publish: Publish, fleet: Any, mach
     try:
         stopping.start()
         wait_until(
-            lambda: worker.run("systemctl is-active airflow-worker").stdout.strip() == "deactivating",
+            lambda: worker.run("systemctl is-active airfleet-worker-drain").stdout.strip() == "deactivating",
             deadline=20,
-            what="the worker to drain",
+            what="the stop to wait",
         )
         wait_until(lambda: fleet.call("GET", task)["state"] != "running", deadline=90, what="the task to end")
         ended = fleet.call("GET", task)

@@ -33,7 +33,16 @@ def test_list_of_commands_says_what_each_says_of_itself() -> None:
 
 
 def test_what_changes_the_fleet_can_be_tried_agreed_to_and_parsed() -> None:
-    changing = {"deploy", "rollback", "failover", "vacuum", "releases prune", "archive restore", "archive prune"}
+    changing = {
+        "deploy",
+        "rollback",
+        "failover",
+        "vacuum",
+        "releases prune",
+        "releases sign",
+        "archive restore",
+        "archive prune",
+    }
     asking = set()
     for name, command in reference.commands(app).items():
         options = {word for option in command.params for word in option.opts}

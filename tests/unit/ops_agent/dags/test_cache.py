@@ -13,7 +13,7 @@ import pytest
 from ops_agent.dags.store import Store
 from ops_release import ReleaseError
 from ops_release.cache import Cache
-from tests.unit.ops_agent.dags.conftest import Publish, contents, stream, write
+from tests.unit.ops_agent.dags.conftest import Publish, contents, signed, stream, write
 
 FILES = {"dag.py": "one", "mit leerzeichen/ü.py": "two"}
 
@@ -28,11 +28,12 @@ def test_copy_has_what_was_published_and_needs_the_share_no_more(store: Store, c
     assert cache.ids() == [made.id]
 
 
-def test_links_and_executables_are_copied(store: Store, cache: Cache, tmp_path: Path) -> None:
+def test_links_and_executables_are_copied(store: Store, cache: Cache, tmp_path: Path, key: Path) -> None:
     tree = write(tmp_path / "tree", {"run.sh": "x"})
     (tree / "run.sh").chmod(0o755)
     (tree / "l").symlink_to("run.sh")
     made = store.publish(stream(tree))
+    store.sign(made.id, signed(store.text(made.id), key))
     cache.copy(store.root, made.id)
     assert os.access(cache.path(made.id) / "dags/l", os.X_OK)
     assert cache.verify(made.id) == []
@@ -90,7 +91,18 @@ def test_bytecode_beside_the_sources_does_not_count_as_damage(store: Store, cach
 
 def test_many_processes_at_once_make_one_copy(store: Store, cache: Cache, publish: Publish) -> None:
     made = publish({f"d{number}.py": "x" * 2000 for number in range(50)})
-    words = ["--share", str(store.root), "--cache", str(cache.root), "--service-user", "root", "warm", made.id]
+    words = [
+        "--share",
+        str(store.root),
+        "--cache",
+        str(cache.root),
+        "--signers",
+        str(cache.signers),
+        "--service-user",
+        "root",
+        "warm",
+        made.id,
+    ]
     command = [sys.executable, "-m", "ops_agent.main", "release", *words]
     copiers = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(6)]
     answers = [json.loads(copier.communicate(timeout=60)[0]) for copier in copiers]
@@ -103,7 +115,7 @@ def test_last_good_is_remembered_as_long_as_its_copy_is_there(store: Store, cach
     assert cache.last_good() is None
     cache.copy(store.root, made.id)
     cache.remember(made.id)
-    assert Cache(cache.root).last_good() == made.id
+    assert Cache(cache.root, cache.signers).last_good() == made.id
     shutil.rmtree(cache.path(made.id))
     assert cache.last_good() is None
     (cache.root / "last-good").write_text("../../etc\n")
@@ -172,7 +184,17 @@ def test_share_that_was_lost_gets_back_what_this_host_has(store: Store, cache: C
     cache.remember(two.id)
     shutil.rmtree(store.root)
     store.root.mkdir()
-    words = ["--share", str(store.root), "--cache", str(cache.root), "--publisher", "root", "restore"]
+    words = [
+        "--share",
+        str(store.root),
+        "--cache",
+        str(cache.root),
+        "--signers",
+        str(cache.signers),
+        "--publisher",
+        "root",
+        "restore",
+    ]
     command = [sys.executable, "-m", "ops_agent.main", "release", *words]
     answers = [json.loads(subprocess.run(command, capture_output=True, check=True).stdout) for _ in range(2)]
     assert answers[0] == {"restored": [one.id, two.id], "current": two.id}
@@ -187,7 +209,17 @@ def test_copy_that_was_changed_is_not_put_back(store: Store, cache: Cache, publi
     shutil.rmtree(store.root)
     store.root.mkdir()
     (cache.path(made.id) / "dags/a.py").write_text("evil")
-    words = ["--share", str(store.root), "--cache", str(cache.root), "--publisher", "root", "restore"]
+    words = [
+        "--share",
+        str(store.root),
+        "--cache",
+        str(cache.root),
+        "--signers",
+        str(cache.signers),
+        "--publisher",
+        "root",
+        "restore",
+    ]
     command = [sys.executable, "-m", "ops_agent.main", "release", *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
@@ -197,7 +229,18 @@ def test_copy_that_was_changed_is_not_put_back(store: Store, cache: Cache, publi
 
 def test_verbs_print_one_object_and_refuse_in_one_line(store: Store, cache: Cache, publish: Publish) -> None:
     made = publish(FILES)
-    words = ["--share", str(store.root), "--cache", str(cache.root), "--publisher", "root", "--service-user", "root"]
+    words = [
+        "--share",
+        str(store.root),
+        "--cache",
+        str(cache.root),
+        "--signers",
+        str(cache.signers),
+        "--publisher",
+        "root",
+        "--service-user",
+        "root",
+    ]
 
     def agent(*verb: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "ops_agent.main", "release", *words, *verb]
@@ -211,3 +254,49 @@ def test_verbs_print_one_object_and_refuse_in_one_line(store: Store, cache: Cach
     for verb in (["flip", "20260102T030405Z-abcdef0"], ["show", "x"], ["prune", "--keep", "0"]):
         refused = agent(*verb)
         assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (1, "", 1)
+
+
+def test_release_that_is_gone_for_good_is_told_from_a_share_that_is_away(
+    store: Store, cache: Cache, publish: Publish
+) -> None:
+    kept, gone = publish(FILES), publish({"a.py": "gone"})
+    words = ["--share", str(store.root), "--cache", str(cache.root), "--signers", str(cache.signers)]
+    command = [sys.executable, "-m", "ops_agent.main", "release", *words, "--service-user", "root", "warm", gone.id]
+
+    def warm() -> int:
+        return subprocess.run(command, capture_output=True, timeout=30, check=False).returncode
+
+    store.flip(kept.id)
+    shutil.rmtree(store.path(gone.id))
+    assert warm() == 4
+    away = store.root.with_name("away")
+    store.root.rename(away)
+    assert warm() == 1
+    # Mounted nowhere, or a new and empty disk: what was on it may come back.
+    store.root.mkdir()
+    assert warm() == 1
+    store.root.rmdir()
+    away.rename(store.root)
+    shutil.rmtree(store.path(kept.id))
+    assert warm() == 1
+
+
+def test_copy_that_was_damaged_is_made_anew_by_the_next_warm(store: Store, cache: Cache, publish: Publish) -> None:
+    made = publish(FILES)
+    cache.copy(store.root, made.id)
+    words = ["--share", str(store.root), "--cache", str(cache.root), "--signers", str(cache.signers)]
+    command = [sys.executable, "-m", "ops_agent.main", "release", *words, "--service-user", "root", "warm", made.id]
+
+    def copied() -> bool:
+        return bool(json.loads(subprocess.run(command, capture_output=True, check=True).stdout)["copied"])
+
+    assert not copied()
+    (cache.path(made.id) / "dags/dag.py").write_text("evil")
+    assert copied()
+    assert contents(cache.path(made.id) / "dags") == FILES
+    # Neither does a manifest that was changed with its file pass.
+    text = (cache.path(made.id) / "manifest.json").read_text()
+    (cache.path(made.id) / "manifest.json").write_text(text.replace('"first"', '"evil"'))
+    assert cache.verify(made.id) == ["manifest.json is not what was signed"]
+    assert copied()
+    assert not copied()

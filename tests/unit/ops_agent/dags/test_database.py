@@ -13,7 +13,7 @@ from ops_agent.dags.store import Store
 from ops_agent.main import run
 from ops_release import database
 from ops_release.cache import Cache
-from tests.unit.ops_agent.dags.conftest import stream, write
+from tests.unit.ops_agent.dags.conftest import signed, stream, write
 
 
 class ServerError(Exception):
@@ -77,6 +77,7 @@ def ask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any
 
     def release(*words: str) -> Any:
         options = ["--share", str(tmp_path / "share"), "--cache", str(tmp_path / "cache")]
+        options += ["--signers", str(tmp_path / "signers")]
         options += ["--configuration", str(configuration), "--publisher", "root", "--service-user", "root"]
         assert run(["release", *options, *words]) == 0, capsys.readouterr().err
         return json.loads(capsys.readouterr().out)
@@ -85,10 +86,11 @@ def ask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any
 
 
 @pytest.fixture
-def release(store: Store, cache: Cache, tmp_path: Path) -> str:
+def release(store: Store, cache: Cache, tmp_path: Path, key: Path) -> str:
     """Publish a release of two DAGs, and have a copy of it."""
     report = {"dags": [{"dag_id": "a"}, {"dag_id": "b"}]}
     published = store.publish(stream(write(tmp_path / "tree", {"a.py": "1"}), validation=report)).id
+    store.sign(published, signed(store.text(published), key))
     cache.copy(store.root, published)
     return published
 
@@ -130,6 +132,17 @@ def test_wait_ends_as_soon_as_every_dag_is_served(
     assert ask("served", "--release", release, "--seconds", "0.05")["bundle_release"] == "another"
     # Of a release that this host has no copy of nothing is known, so there is nothing to wait for.
     assert ask("served", "--release", "20260101T000000Z-abcdef0", "--seconds", "60")["bundle_release"] == "another"
+
+
+def test_release_of_runs_that_may_be_cleared_is_needed_and_the_reason_told(server: Server) -> None:
+    rows = {"end_date": [("cleared", 2)], "IN ('queued', 'running')": [("busy", 1)], "FROM dag\n": [("served", 3)]}
+    # The longest match first: runs that ended are told by their end.
+    server.answers = lambda statement: next(found for words, found in rows.items() if words in statement)
+    assert database.needed(server, 7.5) == {
+        "busy": ["1 unfinished run"],
+        "served": ["3 DAGs served from it"],
+        "cleared": ["2 runs that ended in the last 7.5 days and may be cleared"],
+    }
 
 
 def test_refresh_without_a_driver_is_false(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from ops_agent.dags.store import Store
 from ops_release.cache import Cache
 from ops_release.manifest import differences
-from tests.unit.ops_agent.dags.conftest import Publish, contents, stream, write
+from tests.unit.ops_agent.dags.conftest import Publish, contents, signed, stream, write
 
 STEPS = frozenset({"os.chmod", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.utime"})
 FILES = {"a.py": "new", "b/c.py": "new"}
@@ -51,17 +51,20 @@ def killed_at_each_step(action: Callable[[], object]) -> Iterator[int]:
 
 
 def test_publisher_killed_at_any_step_leaves_whole_releases_and_the_next_one_works(
-    store: Store, publish: Publish, tmp_path: Path
+    store: Store, publish: Publish, tmp_path: Path, key: Path
 ) -> None:
     old = publish({"a.py": "old"})
     store.flip(old.id)
     tree = write(tmp_path / "new", FILES)
 
     def deploy() -> None:
-        store.flip(store.publish(stream(tree)).id)
+        made = store.publish(stream(tree)).id
+        store.sign(made, signed(store.text(made), key))
+        store.flip(made)
 
     for step in killed_at_each_step(deploy):
-        assert [one.error for one in store.all() if one.error] == [], step
+        assert all("is not signed; look at it" in one.error for one in store.all() if one.error), step
+        assert store.refusal(store.current() or "") == "", step
         for one in store.all():
             assert one.manifest is not None
             assert differences(store.path(one.id), one.manifest) == [], step

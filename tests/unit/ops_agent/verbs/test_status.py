@@ -107,6 +107,7 @@ def test_share_that_is_not_mounted_does_not_respond(directory: Path) -> None:
         "unit": r"srv-airflow\x2ddags.mount",
         "mounted": False,
         "responding": False,
+        "refusal": "",
     }
 
 

@@ -1,5 +1,7 @@
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,12 +11,13 @@ from ops_cli.dags.source import Source
 from ops_cli.fleet import ssh
 from ops_cli.fleet.agent import Sessions
 from ops_cli.fleet.inventory import Host, Inventory
+from tests.unit.ops_agent.dags.conftest import new_key
 from tests.unit.ops_cli import served
 
 FLEET = Inventory("prod", tuple(Host(name, "10.0.0.1", "scheduler") for name in ("sched1", "sched2")))
 # Says what it was asked and given; a host without a database cannot say what serves.
 VERBS = """
-import json, time
+import json, os
 
 def main(words):
     heard = {"words": words[2:], "read": sys.stdin.read()}
@@ -22,7 +25,16 @@ def main(words):
         refused = "bad" in heard["read"]
         print(json.dumps({"report": json.dumps(heard), "refused": refused}))
         return 4 if refused else 0
-    print(json.dumps(heard | {"seconds": 0.5, "copied": True}))
+    if words[3] == "publish":
+        print(json.dumps(heard | {"release": "r1"}))
+    elif words[3] == "manifest":
+        print(json.dumps({"text": os.environ["MANIFEST"]}))
+    elif words[3] == "sign":
+        with open(os.environ["SIGNED"], "w") as signed:
+            json.dump(heard, signed)
+        print("{}")
+    else:
+        print(json.dumps(heard | {"seconds": 0.5, "copied": True}))
     return 0
 """
 
@@ -54,18 +66,31 @@ def test_refused_tree_is_an_answer(tmp_path: Path) -> None:
         assert ReleaseHosts(FLEET, sessions).validate(tmp_path / "dags.tar", {})[1] is True
 
 
-def test_tree_is_sent_once_and_published_by_its_digest(logins: served.Logins, tmp_path: Path) -> None:
+@pytest.mark.parametrize("validation", [{"dags": []}, {"dags": [], "waived": 1}])
+def test_tree_is_sent_once_published_by_its_digest_and_signed_if_it_is_what_was_judged(
+    logins: served.Logins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, validation: dict[str, Any]
+) -> None:
     (tmp_path / "dags.tar").write_text("a tree")
+    report = {"dags": []}
     source = Source(tmp_path / "dags.tar", {"a.py": "0" * 64}, "ann", "message")
+    files = {"a.py": {"sha256": "0" * 64, "size": 1, "executable": False}}
+    manifest = {"id": "r1", "digest": source.digest, "files": files, "validation": validation, **source.header()}
+    monkeypatch.setenv("MANIFEST", json.dumps(manifest))
+    monkeypatch.setenv("SIGNED", str(tmp_path / "signed"))
+    fleet = replace(FLEET, signing_key=str(new_key(tmp_path / "key")))
     with Sessions() as sessions:
-        hosts = ReleaseHosts(FLEET, sessions)
+        hosts = ReleaseHosts(fleet, sessions)
         hosts.validate(source.archive, {}, keep=source.digest)
-        published = hosts.publish(source)
+        if validation != report:
+            with pytest.raises(OpsError, match=r"not of what was sent \(validation\)"):
+                hosts.publish(source, report)
+            assert not (tmp_path / "signed").exists()
+            return
+        published = hosts.publish(source, report)
     assert published["words"] == ["release", "publish", "--judged", source.digest]
-    said = json.loads(published["read"])
-    assert (said["author"], said["message"]) == ("ann", "message")
     # What the gate found, and of which bytes, is the host's to say.
-    assert not said.keys() & {"validation", "digest"}
+    assert json.loads(published["read"]).keys() == {"author", "message", "commit", "dirty", "source"}
+    assert json.loads((tmp_path / "signed").read_text())["words"][:3] == ["release", "sign", "r1"]
     assert logins.hosts == ["sched1"]
 
 

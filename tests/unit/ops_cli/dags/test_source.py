@@ -144,6 +144,30 @@ def test_branch_that_does_not_exist_is_an_error(dags: Path, work: Path) -> None:
         source.clone(f"file://{dags.parent}", "gone", work)
 
 
+def test_commit_that_only_makes_a_file_executable_is_another_release(dags: Path, work: Path, tmp_path: Path) -> None:
+    before = source.collect(dags, work)
+    (dags / "a.py").chmod(0o755)
+    git(dags, "commit", "-q", "-a", "-m", "Only a mode")
+    (tmp_path / "again").mkdir()
+    after = source.collect(dags, tmp_path / "again")
+    assert after.digest != before.digest
+    assert {name for name, one in after.files.items() if before.files[name] != one} == {"a.py"}
+
+
+def test_digest_is_the_hosts_whatever_may_be_executed(tmp_path: Path, work: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for name, mode in (("a.py", 0o644), ("run.sh", 0o755), ("private.py", 0o600), ("setuid", 0o4755)):
+        (tree / name).write_text(name)
+        (tree / name).chmod(mode)
+    (tree / "link").symlink_to("run.sh")
+    packed = source.collect(tree, work)
+    assert content_digest(*stream.contents(tree)) == packed.digest
+    with tarfile.open(packed.archive) as written:
+        modes = {member.name: member.mode for member in written if member.isfile()}
+    assert modes == {"dags/a.py": 0o644, "dags/run.sh": 0o755, "dags/private.py": 0o644, "dags/setuid": 0o755}
+
+
 def test_checkout_of_another_user_is_refused_with_the_reason_of_git(
     dags: Path, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

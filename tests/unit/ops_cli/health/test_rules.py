@@ -153,6 +153,14 @@ def test_share_that_hangs_everywhere_is_told_once() -> None:
     assert only_problem(answers).startswith("nfs1: the DAG share does not respond on web1, cpu1")
 
 
+def test_current_release_that_hosts_refuse_is_told_once_for_all_of_them() -> None:
+    answers = reports()
+    refusal = "release X is not signed; look at it, then type: ops releases sign X"
+    answers["web1"]["share"] = answers["cpu1"]["share"] = SHARE | {"refusal": refusal}
+    # The refusal names the command itself.
+    assert status(answers).problems == [f"web1, cpu1: the current release is refused: {refusal}"]
+
+
 def test_mount_unit_that_is_down_is_told_once() -> None:
     answers = reports()
     answers["web1"]["units"].append({"name": SHARE["unit"], "state": "inactive", "expected": "active"})

@@ -1,0 +1,1 @@
+"""What taking a host out of service and back needs."""
