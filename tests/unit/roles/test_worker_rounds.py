@@ -47,5 +47,5 @@ def test_one_host_of_each_pool_restarts_at_a_time(root: Path, tmp_path: Path) ->
             most[pool] = max(most.get(pool, 0), sum(POOLS[name] == pool for name in out))
     assert sorted(restarted) == sorted(set(POOLS) - {NOT_DUE})
     assert most == {"cpu": 1, "io": 1, "memory": 1}
-    # Side by side: the first of each pool before the second of any.
-    assert {POOLS[host] for host in restarted[:3]} == {"cpu", "io", "memory"}
+    # Side by side: one of each pool in one round, whichever of the two rounds Ansible takes first.
+    assert {"cpu", "io", "memory"} in [{POOLS[host] for host in part} for part in (restarted[:3], restarted[-3:])]
