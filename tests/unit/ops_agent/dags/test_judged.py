@@ -84,7 +84,7 @@ def test_tree_of_other_bytes_than_were_sent_is_not_kept(tmp_path: Path, meddle: 
     assert list((tmp_path / "gate").iterdir()) == []
 
 
-@pytest.mark.parametrize("data", [b"", b"no tar", packed(TREE)[:700], packed({"other/a.py": "x"}), bytes(range(256)) * 20])
+@pytest.mark.parametrize("data", [b"", b"no tar", packed(TREE)[:700], packed({"other/a.py": "x"}), bytes(range(99))])
 def test_what_is_no_tree_leaves_nothing(tmp_path: Path, data: bytes) -> None:
     done = unpack(tmp_path / "gate", data)
     assert done.returncode == 1
