@@ -9,8 +9,9 @@ import tempfile
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
+from ops_agent.dags import judged
 from ops_agent.dags import stream as archive
 from ops_agent.dags.store import Store
 from ops_agent.host import python, user
@@ -47,15 +48,9 @@ def run(arguments: Namespace) -> int:
 
 def _publish(arguments: Namespace) -> dict[str, Any]:
     refuse_silence(arguments.share)
-    if arguments.tree is None:
-        user.become(arguments.publisher)
-        return _published(_store(arguments).publish(sys.stdin.buffer))
-    header = {name: getattr(arguments, name) for name in ("author", "message", "commit", "dirty", "source")}
-    if arguments.validation:
-        header["validation"] = json.loads(arguments.validation.read_text(encoding="utf-8"))
     with tempfile.TemporaryFile() as stream:
         # Packed before root is given up: the directory need not be the publisher's to read.
-        archive.pack(arguments.tree, header, stream)
+        _pack(arguments, stream)
         stream.seek(0)
         user.become(arguments.publisher)
         return _published(_store(arguments).publish(stream))
@@ -79,6 +74,30 @@ def _store(arguments: Namespace) -> Store:
 
 def _cache(arguments: Namespace) -> Cache:
     return Cache(arguments.cache, arguments.signers)
+
+
+def _pack(arguments: Namespace, stream: IO[bytes]) -> None:
+    if arguments.judged:
+        header = _header(sys.stdin.read())
+        with judged.taken(arguments.judged) as (tree, report):
+            archive.pack(tree, header | {"digest": arguments.judged, "validation": report}, stream)
+        return
+    if arguments.tree is None:
+        raise ReleaseError("name --judged or --tree; an `ops` that sends the tree itself is older than this: update it")
+    header = {name: getattr(arguments, name) for name in ("author", "message", "commit", "dirty", "source")}
+    if arguments.validation:
+        header["validation"] = json.loads(arguments.validation.read_text(encoding="utf-8"))
+    archive.pack(arguments.tree, header, stream)
+
+
+def _header(text: str) -> dict[str, Any]:
+    try:
+        header = dict(json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise ReleaseError(f"standard input is not what is to be said of the release: {error}") from error
+    if own := sorted(header.keys() & {"digest", "validation"}):
+        raise ReleaseError(f"{' and '.join(own)} are this host's to say, not the caller's")
+    return header
 
 
 def _published(manifest: Manifest) -> dict[str, Any]:

@@ -43,17 +43,27 @@ class Unpacked:
     folders: set[str] = field(default_factory=set)
 
 
-def pack(tree: Path, header: dict[str, Any], sink: IO[bytes]) -> None:
-    """Write a directory as such a stream, without bytecode and version control; adds `digest` to the header.
+def contents(tree: Path) -> tuple[dict[str, File], dict[str, str]]:
+    """Return the files and the links of a directory, without bytecode and version control.
 
-    A file that changes meanwhile is found out by whoever unpacks.
+    Raises ReleaseError for anything else in it.
     """
     names = [(name, entry) for name, entry in walk(tree) if not is_bytecode(name) and ".git" not in Path(name).parts]
     links = {name: str((tree / name).readlink()) for name, entry in names if entry.is_symlink()}
     files = {name: hash_file(tree / name) for name, entry in names if entry.is_file(follow_symlinks=False)}
     if odd := [name for name, _ in names if name not in files and name not in links]:
         raise ReleaseError(f"{odd[0]} is neither a file nor a symlink")
-    text = json.dumps({**header, "digest": content_digest(files, links)}).encode()
+    return files, links
+
+
+def pack(tree: Path, header: dict[str, Any], sink: IO[bytes]) -> None:
+    """Write a directory as such a stream, without bytecode and version control.
+
+    `digest` is added to the header where it is missing. A file that changes meanwhile, or a tree of another digest, is
+    found out by whoever unpacks.
+    """
+    files, links = contents(tree)
+    text = json.dumps({"digest": content_digest(files, links), **header}).encode()
     with tarfile.open(fileobj=sink, mode="w|", format=tarfile.PAX_FORMAT) as archive:
         archive.addfile(_member(HEADER, len(text)), io.BytesIO(text))
         for name, file in files.items():

@@ -24,21 +24,14 @@ def add(verbs: Any) -> None:
 def run(action: str) -> int:
     """Run one action and return its exit code: 0 done, 1 failed, 3 the database does not answer.
 
-    A question is answered by one JSON object, `{"error": ..., "down": bool}` if there is no answer. `change` reads what
-    to do as one JSON object, prints one for each step and, as the last, `{"result": {...}}`.
+    A question is answered by one JSON object. `change` reads what to do as one JSON object, prints one for each step
+    and, as the last, `{"result": {...}}`.
     """
-    if action == "change":
-        return _change()
     try:
-        _say(_QUESTIONS[action]())
-    except ProbeError as error:
-        _say({"error": str(error), "down": isinstance(error, DatabaseDownError)})
-    return 0
-
-
-def _change() -> int:
-    try:
-        _say({"result": change.change(json.load(sys.stdin), _say)})
+        if action == "change":
+            _say({"result": change.change(json.load(sys.stdin), _say)})
+        else:
+            _say(_QUESTIONS[action]())
     except ProbeError as error:
         sys.stderr.write(f"{error}\n")
         return _DOWN if isinstance(error, DatabaseDownError) else 1

@@ -31,8 +31,8 @@ def hold(name: str, *, run_directory: Path = RUN_DIRECTORY, audit_file: Path = A
     """Hold lock `name` until standard input ends; return 0, or 5 if another operation has it.
 
     Standard input is a line of JSON that says who asks (any keys, among them `verb`), then lines to stay alive, either
-    empty or JSON to add to the audit line (`hosts`, `result`). Standard output is a line, `{"held": true}`, or
-    `{"held": false, "holder": {...}}` with what the holder said of itself and `since`; then a line for each empty one
+    empty or JSON to add to the audit line (`hosts`, `result`). Standard output is an event, `"held": true`, or
+    `"held": false, "holder": {...}` with what the holder said of itself and `since`; then a line for each empty one
     (`answers`), by which the other side knows that it was heard and the lock is held on.
     """
     said = json.loads(sys.stdin.readline())
@@ -41,13 +41,13 @@ def hold(name: str, *, run_directory: Path = RUN_DIRECTORY, audit_file: Path = A
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _say({"held": False, "holder": _holder(lock)})
+            _say({"event": "lock", "held": False, "holder": _holder(lock)})
             return LOCKED
         entry = {"since": _now(), "lock": name} | said
         lock.truncate(0)
         lock.write(json.dumps(entry))
         lock.flush()
-        _say({"held": True, "answers": True})
+        _say({"event": "lock", "held": True, "answers": True})
         entry |= _listen(sys.stdin.fileno())
         _audit(audit_file, entry | {"until": _now()})
     return 0
@@ -71,7 +71,7 @@ def _listen(source: int) -> dict[str, Any]:
 
 def _answered() -> bool:
     try:
-        _say({"held": True})
+        _say({"event": "lock", "held": True})
     except OSError:
         # Nobody listens any more; what is written at exit must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,8 +2,11 @@
 
 On the publisher host, as root:
 
-    publish < TAR       stdin as `archive` says. {"release", "parent", "commit", "author", "message", "created",
-                        "dirty", "source", "digest", "validated", "files", "bytes", "seconds"}; nothing serves it yet
+    publish --judged DIGEST < JSON
+                        makes a release of the tree that `validate --keep DIGEST -` has let through, with the
+                        gate's report. JSON: {"author", "message", "commit", "dirty", "source"}. {"release", "parent",
+                        "commit", "author", "message", "created", "dirty", "source", "digest", "validated", "files",
+                        "bytes", "seconds"}; nothing serves it yet
     publish --tree DIR --author A --message M [--commit C] [--dirty] [--source JSON] [--validation FILE]
                         the same, of a directory on this host
     manifest ID         {"text"}: manifest.json as it stands, to be signed
@@ -69,8 +72,10 @@ def add(verbs: Any) -> None:
     parser.add_argument("--publisher", default=PUBLISHER, help="user that may write the share; root becomes it")
     parser.add_argument("--service-user", default=SERVICE_USER, help="user of Airflow's services; root becomes it")
     actions = parser.add_subparsers(dest="release_verb", required=True)
-    publish = actions.add_parser("publish", help="make a release of a tar stream or a directory")
-    publish.add_argument("--tree", type=Path, help="directory to publish instead of the stream on standard input")
+    publish = actions.add_parser("publish", help="make a release of what the gate let through, or of a directory")
+    what = publish.add_mutually_exclusive_group()
+    what.add_argument("--judged", metavar="DIGEST", help="what the gate let through; what to say of it is on stdin")
+    what.add_argument("--tree", type=Path, help="directory to publish")
     publish.add_argument("--author", default="")
     publish.add_argument("--message", default="")
     publish.add_argument("--commit", default="")

@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 CONFIG = Path("/etc/airflow/airflow.cfg")
+_STDIN = Path("-")
 
 
 def add(verbs: Any) -> None:
     """Add the verb."""
     parser = verbs.add_parser("validate", help="judge a directory of DAG files before it becomes a release")
     _add_arguments(parser)
+    parser.add_argument("--keep", metavar="DIGEST", help="keep what came on standard input for `release publish`")
     parser.set_defaults(run=run)
 
 
@@ -24,8 +26,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Judge the tree; return the exit code: 0 nothing refuses it, 4 something does, 2 the tree cannot be read."""
     # Not for `ops status`, which is to be quick.
     from ops_agent.dags.gate import main as gate  # noqa: PLC0415
+    from ops_agent.dags.gate import streamed  # noqa: PLC0415
 
-    return gate.run(arguments)
+    return streamed.run(arguments) if arguments.tree == _STDIN else gate.run(arguments)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -36,7 +39,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("tree", type=Path, help="directory of DAG files")
+    parser.add_argument("tree", type=Path, help="directory of DAG files; - is dags/ of a tar archive on stdin")
     parser.add_argument("--policy", type=Path, help="policy file, dag-policy.yml at the top of the tree if not given")
     parser.add_argument("--options", default="{}", help="JSON: pools, queues, default_queue, which the fleet knows")
     parser.add_argument("--format", choices=("table", "json", "junit"), default="table", help="how to print the report")

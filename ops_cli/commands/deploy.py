@@ -107,7 +107,7 @@ def deploy(  # noqa: PLR0913 - options of a command
             if job.prepare(packed) and not dry_run:
                 steps.rest()
                 prompt.confirm(job.consequence(), fleet.env, yes=yes)
-                job.bring(packed, Path(work), watch_seconds)
+                job.bring(packed, watch_seconds)
             if memory and not dry_run:
                 memory.note(commit)
         except BaseException as error:
@@ -149,7 +149,7 @@ class _Job:
             return False
         self.steps.now("validating every DAG file")
         started = time.monotonic()
-        text, refused = self.hosts.validate(packed.archive, self.before)
+        text, refused = self.hosts.validate(packed.archive, self.before, keep=packed.digest)
         self.done.validated_seconds = time.monotonic() - started
         if refused:
             why = draw.refusals(text, self.hosts.fleet.env)
@@ -172,14 +172,14 @@ class _Job:
             f"{len(what.removed)} REMOVED; new runs take the new release, runs in flight stay on theirs."
         )
 
-    def bring(self, packed: source.Source, work: Path, watch_seconds: float) -> None:
+    def bring(self, packed: source.Source, watch_seconds: float) -> None:
         """Publish the release and put it into service."""
         result = self.done.result
         roll = Rollout(self.hosts, self.steps.now, self._check, self.hosts.fleet.env)
         roll.check()
         self.steps.now("publishing it on the share")
         started = time.monotonic()
-        result.release = self._published(packed) or self.hosts.publish(packed, self.report, work)["release"]
+        result.release = self._published(packed) or self.hosts.publish(packed, self.report)["release"]
         self.done.published_seconds = time.monotonic() - started
         self._audit()
         roll.warm(result)

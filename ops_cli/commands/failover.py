@@ -1,6 +1,5 @@
 """`ops failover`: moves the scheduler to another host, and tells what it cost."""
 
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -14,7 +13,7 @@ from ops_cli.console.errors import OpsError
 from ops_cli.console.options import Format, Shared
 from ops_cli.console.prompt import confirm
 from ops_cli.console.tables import console
-from ops_cli.fleet import caller, inventory, ssh
+from ops_cli.fleet import agent, caller, inventory
 from ops_cli.fleet.conversation import RemoteError
 from ops_cli.fleet.inventory import Host, Inventory
 from ops_cli.fleet.lock import Operation, operation
@@ -105,18 +104,13 @@ def look(fleet: Inventory) -> switchover.Situation:
 
 
 def _ask(hosts: Sequence[Host], action: str) -> list[dict[str, Any]]:
-    return [_read(reply) for reply in ssh.ask(hosts, f"{ssh.AGENT} lease {action}", timeout_seconds=_ASK_SECONDS)]
+    return [_read(reply) for reply in agent.survey(hosts, ["lease", action], timeout_seconds=_ASK_SECONDS)]
 
 
-def _read(reply: ssh.Reply) -> dict[str, Any]:
+def _read(reply: agent.Reply) -> dict[str, Any]:
     if not reply.reachable:
         return {"error": f"{reply.host.name} is unreachable: {reply.error}", "down": True}
-    if reply.error:
-        return {"error": " ".join(reply.error.split())}
-    try:
-        return dict(json.loads(reply.stdout))
-    except ValueError:
-        return {"error": f"it printed {reply.stdout[:80]!r}"}
+    return {"error": reply.error, "down": reply.status == _DOWN} if reply.error else reply.answer
 
 
 def _carry_out(fleet: Inventory, plan: Plan, reason: str, running: Operation, talk: Console) -> dict[str, Any]:
@@ -140,22 +134,12 @@ def _carry_out(fleet: Inventory, plan: Plan, reason: str, running: Operation, ta
 
 
 def _steps(fleet: Inventory, request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    database = fleet.database
-    stdin = io.BytesIO(json.dumps(request).encode())
+    database, stdin = fleet.database, json.dumps(request)
     try:
-        for line in ssh.stream(database, f"{ssh.AGENT} lease change", stdin=stdin, timeout_seconds=_SILENCE_SECONDS):
-            yield _step(database, line)
+        yield from agent.lines(database, ["lease", "change"], stdin=stdin, silence_seconds=_SILENCE_SECONDS)
     except RemoteError as error:
         kind = NotCheckedError if error.status == _DOWN else OpsError
         raise kind(f"{error}; type: {hints.ops(fleet.env, 'failover', '--dry-run')}") from None
-
-
-def _step(database: Host, line: str) -> dict[str, Any]:
-    try:
-        return dict(json.loads(line))
-    except (ValueError, TypeError):
-        look = hints.ops(database.env, "status")
-        raise OpsError(f"{database.name}: ops-agent printed {line[:80]!r}, no step; type: {look}") from None
 
 
 def _judge(env: str, plan: Plan, result: Mapping[str, Any]) -> None:

@@ -13,12 +13,11 @@ from ops_cli.console.errors import ExitCode, UsageError
 from ops_cli.console.options import Format, Shared
 from ops_cli.console.tables import console
 from ops_cli.dags import last_tried
-from ops_cli.fleet import inventory, ssh
+from ops_cli.fleet import agent, inventory
 from ops_cli.health import draw, rules
 
 # Every probe of the agent is bounded by 2 s; the rest is for a loaded machine.
 _AGENT_TIMEOUT_SECONDS = 10
-_AGENT = f"{ssh.AGENT} status --json"
 _WATCH_SECONDS = 2
 
 
@@ -56,21 +55,9 @@ def status(shared: Shared, *, output: Format, watch: bool) -> ExitCode:
 
 def survey(fleet: inventory.Inventory) -> rules.FleetStatus:
     """Ask every host of the fleet for its report."""
-    replies = ssh.ask(fleet.hosts, _AGENT, timeout_seconds=_AGENT_TIMEOUT_SECONDS)
-    return rules.FleetStatus(
-        fleet.env, [observe(reply) for reply in replies], [*filter(None, [last_tried.failed_here(fleet.env)])]
-    )
-
-
-def observe(reply: ssh.Reply) -> rules.Observation:
-    """Read a host's reply; output that is no report is an error of that host, never a crash."""
-    report, error = {}, reply.error
-    if reply.reachable and not error:
-        try:
-            report = json.loads(reply.stdout)
-        except ValueError:
-            error = f"it printed {reply.stdout[:80]!r}"
-    return rules.Observation(reply.host, reply.reachable, report, error)
+    replies = agent.survey(fleet.hosts, ["status", "--json"], timeout_seconds=_AGENT_TIMEOUT_SECONDS)
+    seen = [rules.Observation(reply.host, reply.reachable, reply.answer, reply.error) for reply in replies]
+    return rules.FleetStatus(fleet.env, seen, [*filter(None, [last_tried.failed_here(fleet.env)])])
 
 
 def _watch(fleet: inventory.Inventory, out: Console) -> None:

@@ -1,7 +1,6 @@
 """What the hosts do with DAG releases when `ops` asks."""
 
 import json
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -11,30 +10,16 @@ from typing import Any
 from ops_cli.console import hints
 from ops_cli.console.errors import OpsError, UsageError
 from ops_cli.dags import signing
-from ops_cli.dags.source import FOLDER, Source, write_header
-from ops_cli.fleet import ssh
+from ops_cli.dags.source import Source
+from ops_cli.fleet import agent, ssh
+from ops_cli.fleet.agent import Sessions
 from ops_cli.fleet.conversation import RemoteError
 from ops_cli.fleet.inventory import Host, Inventory
-from ops_cli.fleet.session import Sessions
 
 _QUICK_SECONDS = 30
 _PUBLISH_SECONDS = 300
 _GATE_SECONDS = 960
-_GATE_CHECK_FAILED = 4
 _TIERS = ("web", "scheduler", "worker")
-
-# One command, so that nothing is left on the host whatever becomes of this side.
-_GATE = """
-set -e
-umask 022
-# What a reboot cut off.
-find /var/lib -maxdepth 1 -name 'gate-*' -mmin +60 -exec rm -rf {} +
-directory=$(mktemp -d /var/lib/gate-XXXXXX)
-trap 'rm -rf "$directory"' EXIT
-chmod 0755 "$directory"
-tar --extract --no-same-owner --no-same-permissions --file - --directory "$directory"
-/usr/local/bin/ops-agent validate --confined --format "$1" --options "$2" "$directory/$3" </dev/null
-"""
 
 
 @dataclass(frozen=True)
@@ -59,42 +44,28 @@ class ReleaseHosts:
         self.publisher = self.schedulers[0]
         self.airflow = [host for host in fleet.hosts if host.tier in _TIERS]
 
-    def validate(self, archive: Path, known: Mapping[str, Any], form: str = "json") -> tuple[str, bool]:
+    def validate(
+        self, archive: Path, known: Mapping[str, Any], form: str = "json", *, keep: str = ""
+    ) -> tuple[str, bool]:
         """Run the gate over a packed tree on a scheduler host; return its report and whether it refuses the tree.
 
         `known` is what `health` says: the pools of the database, and the queues that Ansible has its workers serve.
+        With `keep`, the digest of its content, the host keeps what it lets through for `publish`.
         """
         options = json.dumps({name: known.get(name) for name in ("pools", "queues")})
-        command = f"sudo -n sh -c {shlex.quote(_GATE)} gate {form} {shlex.quote(options)} {FOLDER}"
-        lines: list[str] = []
-        try:
-            with archive.open("rb") as packed:
-                for line in ssh.stream(self.publisher, command, stdin=packed, timeout_seconds=_GATE_SECONDS):
-                    lines.append(line)  # noqa: PERF402 - what came before a failure is the report
-        except RemoteError as error:
-            if error.status != _GATE_CHECK_FAILED:
-                raise
-            return "\n".join(lines) + "\n", True
-        return "\n".join(lines) + "\n", False
+        words = ["validate", "--format", form, "--options", options, *(["--keep", keep] if keep else []), "-"]
+        judged = self._ask(self.publisher, words, _GATE_SECONDS, data=archive)
+        return judged["report"], judged["refused"]
 
-    def publish(self, source: Source, report: Mapping[str, Any], work: Path) -> dict[str, Any]:
-        """Make a release of a packed tree and sign it; nothing serves it yet."""
+    def publish(self, source: Source, report: Mapping[str, Any]) -> dict[str, Any]:
+        """Make a release of the tree that the gate let through with `report`, and sign it; nothing serves it yet."""
         key = self.signer()
-        stream = work / "release.tar"
-        with stream.open("wb") as sink, source.archive.open("rb") as packed:
-            write_header(json.dumps(source.header(report)).encode(), sink)
-            while block := packed.read(1 << 20):
-                sink.write(block)
-        with stream.open("rb") as packed:
-            command = f"{ssh.AGENT} release publish"
-            lines = list(ssh.stream(self.publisher, command, stdin=packed, timeout_seconds=_PUBLISH_SECONDS))
-        try:
-            published: dict[str, Any] = json.loads(lines[-1])
-        except (ValueError, IndexError):
-            raise OpsError(f"{self.publisher.name}: ops-agent printed {' '.join(lines)[:80]!r}, no release") from None
+        header = json.dumps(source.header()).encode()
+        published = self._release("publish", "--judged", source.digest, seconds=_PUBLISH_SECONDS, data=header)
         text = self.manifest(published["release"])
-        # What the share says now, whoever wrote it there, must be what this machine has sent.
-        signing.refuse_other(text, source.files, {"id": published["release"], **source.header(report)})
+        # What the share says now, whoever wrote it there, must be what this machine has sent and was told.
+        told = {"id": published["release"], "digest": source.digest, "validation": dict(report), **source.header()}
+        signing.refuse_other(text, source.files, told)
         self.sign(published["release"], key.sign(text))
         return published
 
@@ -104,24 +75,24 @@ class ReleaseHosts:
 
     def manifest(self, release: str) -> str:
         """Return a release's manifest as it stands on the share, to be signed."""
-        return str(self._release(f"manifest {shlex.quote(release)}")["text"])
+        return str(self._release("manifest", release)["text"])
 
     def sign(self, release: str, signature: str) -> None:
         """Put a signature beside a release's manifest, without which no host takes it."""
-        self._release(f"sign {shlex.quote(release)} --signature {shlex.quote(signature)}")
+        self._release("sign", release, "--signature", signature)
 
     def warm(self, release: str) -> list[Warmed]:
         """Have every Airflow host copy a release, all at once."""
-        command = f"{ssh.AGENT} release warm {shlex.quote(release)}"
-        return [_warmed(reply) for reply in ssh.ask(self.airflow, command, timeout_seconds=_PUBLISH_SECONDS)]
+        words = ["release", "warm", release]
+        return [_warmed(reply) for reply in agent.survey(self.airflow, words, timeout_seconds=_PUBLISH_SECONDS)]
 
     def flip(self, release: str) -> dict[str, Any]:
         """Make a release the current one, and have the dag-processors look at once."""
-        flipped = self._release(f"flip {shlex.quote(release)}")
+        flipped = self._release("flip", release)
         if not flipped["refreshed"]:
             # If none can be told, they look by themselves a few seconds later.
             with suppress(OpsError):
-                self._anywhere("release refresh")
+                self._anywhere("release", "refresh")
         return flipped
 
     def served(self, release: str = "") -> dict[str, Any]:
@@ -129,11 +100,11 @@ class ReleaseHosts:
 
         With a release the host answers as soon as all its DAGs are served from it, or after about two seconds.
         """
-        return self._anywhere(f"release served {f'--release {shlex.quote(release)}' if release else ''}".strip())
+        return self._anywhere("release", "served", *(["--release", release] if release else []))
 
     def health(self, since_seconds: float) -> dict[str, Any]:
         """Return pools, parse times and how tasks ended in the last `since_seconds` and in the hour before."""
-        return self._anywhere(f"dag-health --since {since_seconds:.0f}")
+        return self._anywhere("dag-health", "--since", f"{since_seconds:.0f}")
 
     def all(self) -> dict[str, Any]:
         """Return all releases, the newest first."""
@@ -145,7 +116,7 @@ class ReleaseHosts:
 
     def show(self, release: str) -> dict[str, Any]:
         """Return a release's manifest."""
-        return self._release(f"show {shlex.quote(release)}")
+        return self._release("show", release)
 
     def known(self, release: str | None) -> dict[str, Any]:
         """Return what is known of a release that a link names: its manifest, or nothing if it is gone or damaged."""
@@ -156,31 +127,29 @@ class ReleaseHosts:
 
     def prune(self, keep: int, clearable_days: float, *, dry_run: bool) -> dict[str, Any]:
         """Remove the releases that nothing needs but the `keep` newest, or with `dry_run` say which."""
-        words = f"prune --keep {keep} --clearable-days {clearable_days:g}{' --dry-run' * dry_run}"
-        return self._release(words, _PUBLISH_SECONDS)
+        words = ["prune", "--keep", str(keep), "--clearable-days", f"{clearable_days:g}", *["--dry-run"] * dry_run]
+        return self._release(*words, seconds=_PUBLISH_SECONDS)
 
-    def _release(self, words: str, seconds: float = _QUICK_SECONDS) -> dict[str, Any]:
-        return self._json(self.publisher, f"release {words}", seconds)
+    def _release(self, *words: str, seconds: float = _QUICK_SECONDS, data: bytes = b"") -> dict[str, Any]:
+        return self._ask(self.publisher, ["release", *words], seconds, data=data)
 
-    def _anywhere(self, words: str) -> dict[str, Any]:
+    def _anywhere(self, *words: str) -> dict[str, Any]:
         """Ask the first scheduler host that answers."""
         for host in self.schedulers[:-1]:
             with suppress(ssh.UnreachableError):
-                return self._json(host, words)
-        return self._json(self.schedulers[-1], words)
+                return self._ask(host, words)
+        return self._ask(self.schedulers[-1], words)
 
-    def _json(self, host: Host, words: str, seconds: float = _QUICK_SECONDS) -> dict[str, Any]:
-        return self.sessions.ask(host, words, timeout_seconds=seconds)
+    def _ask(
+        self, host: Host, words: Sequence[str], seconds: float = _QUICK_SECONDS, *, data: bytes | Path = b""
+    ) -> dict[str, Any]:
+        return self.sessions.ask(host, words, timeout_seconds=seconds, data=data)
 
 
-def _warmed(reply: ssh.Reply) -> Warmed:
-    if not reply.reachable or reply.error:
+def _warmed(reply: agent.Reply) -> Warmed:
+    if reply.error:
         return Warmed(reply.host.name, reply.reachable, error=" ".join(reply.error.split()))
-    try:
-        answer = json.loads(reply.stdout)
-        return Warmed(reply.host.name, reachable=True, seconds=answer["seconds"], copied=answer["copied"])
-    except (ValueError, KeyError):
-        return Warmed(reply.host.name, reachable=True, error=f"it printed {reply.stdout[:80]!r}")
+    return Warmed(reply.host.name, reachable=True, seconds=reply.answer["seconds"], copied=reply.answer["copied"])
 
 
 @contextmanager

@@ -8,14 +8,13 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ops_cli.console.errors import OpsError, UsageError
 from ops_cli.dags import git
 from ops_cli.fleet import caller
 
-# What ops-agent expects in a release's stream: its header first, then the files below this folder.
-HEADER = "release.json"
+# What ops-agent expects in the stream of a tree: its files below this folder.
 FOLDER = "dags"
 _SHOWN = 5
 _LINK = "-> "
@@ -41,16 +40,14 @@ class Source:
         """The digest of the content, as ops-agent computes it of what arrives."""
         return digest(self.files)
 
-    def header(self, validation: Mapping[str, Any]) -> dict[str, Any]:
-        """Return release.json, with the gate's report."""
+    def header(self) -> dict[str, Any]:
+        """Return what is to be said of the release; its digest and the gate's report are what the host itself found."""
         return {
             "author": self.author,
             "message": self.message,
-            "digest": self.digest,
             "commit": self.commit,
             "dirty": self.dirty,
             "source": dict(self.origin or {}),
-            "validation": dict(validation),
         }
 
 
@@ -162,15 +159,6 @@ def digest(files: Mapping[str, str]) -> str:
     ]
     links = [f"{one[len(_LINK) :]} <- {name}\n" for name, one in sorted(files.items()) if one.startswith(_LINK)]
     return hashlib.sha256("".join([*plain, *links]).encode(errors="surrogateescape")).hexdigest()
-
-
-def write_header(content: bytes, sink: IO[bytes]) -> None:
-    """Write release.json as the first member of a tar stream that another archive can follow."""
-    member = tarfile.TarInfo(HEADER)
-    member.size = len(content)
-    sink.write(member.tobuf(tarfile.PAX_FORMAT))
-    sink.write(content)
-    sink.write(b"\0" * (-len(content) % tarfile.BLOCKSIZE))
 
 
 def _origin(path: Path, ref: str) -> dict[str, str]:

@@ -7,20 +7,26 @@ from typing import BinaryIO
 import paramiko
 
 from ops_cli.console import hints
-from ops_cli.console.errors import OpsError
+from ops_cli.console.errors import ExitCode, OpsError
 from ops_cli.fleet.inventory import Host
 
 _BLOCK_BYTES = 1 << 20
 _END_SECONDS = 3
 
 
+SILENT = -1
+
+
 class RemoteError(OpsError):
-    """A command on a host failed; `status` is its exit code, or -1 if it went silent."""
+    """A command on a host failed; `status` is its exit code, or SILENT if nothing was heard of it for too long."""
 
     def __init__(self, host: Host, status: int, reason: str) -> None:
-        super().__init__(f"{host.name}: {hints.of_agent(reason, host.env)}")
+        self.reason = hints.of_agent(reason, host.env)
+        super().__init__(f"{host.name}: {self.reason}")
         self.host = host
         self.status = status
+        if status == ExitCode.USAGE:
+            self.exit_code = ExitCode.USAGE
 
 
 class Conversation:
@@ -30,6 +36,8 @@ class Conversation:
         self.host = host
         self._channel = channel
         self._sending = Lock()
+        # One reader to the end: it may have read more than was asked of it.
+        self._output = channel.makefile("rb")
 
     @property
     def alive(self) -> bool:
@@ -51,31 +59,27 @@ class Conversation:
         self._channel.status_event.wait(_END_SECONDS)
 
     def feed(self, source: BinaryIO) -> None:
-        """Send all of `source` and end the command's input; a command that ends before says why itself."""
-        try:
-            while block := source.read(_BLOCK_BYTES):
-                self._channel.sendall(block)
-            self._channel.shutdown_write()
-        except OSError:
-            return
+        """Send all of `source`. Raises OSError if the command has ended."""
+        while block := source.read(_BLOCK_BYTES):
+            self._channel.sendall(block)
 
     def lines(self, silence_seconds: float) -> Iterator[str]:
-        """Yield the lines it prints until it ends. Raises RemoteError after `silence_seconds` without one."""
+        """Return the lines it prints until it ends; from here on nothing waits longer than `silence_seconds`.
+
+        To read one raises RemoteError after so long.
+        """
         self._channel.settimeout(silence_seconds)
-        with self._channel.makefile("r") as output:
-            try:
-                for line in output:
-                    yield line.rstrip("\n")
-            except TimeoutError:
-                raise RemoteError(self.host, -1, f"nothing heard for {silence_seconds:g} s") from None
+        return self._lines(silence_seconds)
+
+    def _lines(self, silence_seconds: float) -> Iterator[str]:
+        try:
+            while line := self._output.readline():
+                yield line.decode(errors="replace").rstrip("\n")
+        except TimeoutError:
+            raise RemoteError(self.host, SILENT, f"no answer within {silence_seconds:g} s") from None
 
     def failure(self) -> str:
-        """Wait for the end; return what it wrote to stderr, or its exit code, or nothing if it succeeded."""
+        """Wait for the end; return what it wrote to stderr, or its exit code, or nothing if the line was lost."""
         status = self._channel.recv_exit_status()
-        stderr = self._channel.makefile_stderr("rb").read().decode().strip()
-        return (stderr or f"exit code {status}") if status else ""
-
-    def check(self) -> None:
-        """Wait for the end. Raises RemoteError if it failed."""
-        if reason := self.failure():
-            raise RemoteError(self.host, self._channel.recv_exit_status(), reason)
+        stderr = self._channel.makefile_stderr("rb").read().decode(errors="replace").strip()
+        return stderr or (f"exit code {status}" if status > 0 else "")

@@ -1,30 +1,23 @@
 """What every command that changes something takes first: a lock that names its holder and leaves an audit line."""
 
 import json
-import shlex
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from threading import Event, Thread
 from typing import Any
 
 from ops_cli.console import hints
-from ops_cli.console.errors import ExitCode, OpsError
-from ops_cli.fleet import caller, ssh
-from ops_cli.fleet.conversation import Conversation, RemoteError
-from ops_cli.fleet.inventory import Host, Inventory
+from ops_cli.console.errors import OpsError
+from ops_cli.fleet import agent, caller, ssh
+from ops_cli.fleet.agent import LockHeldError
+from ops_cli.fleet.conversation import Conversation
+from ops_cli.fleet.inventory import Inventory
 
 # A twelfth of the silence after which the host gives the lock up, and half of it.
 _ALIVE_SECONDS = 5.0
 _UNHEARD_SECONDS = 30.0
-_LOCK_TIMEOUT_SECONDS = 10
-
-
-class LockHeldError(OpsError):
-    """Another operation holds the lock."""
-
-    exit_code = ExitCode.LOCKED
 
 
 @dataclass
@@ -54,17 +47,17 @@ def operation(fleet: Inventory, verb: str, *, lock: str, reason: str = "") -> It
     Raises LockHeldError if another operation has it, UnreachableError if the database host cannot be asked. An error of
     the block is written into the audit line and raised on.
     """
-    database = fleet.database
-    with ssh.converse(database, f"{ssh.AGENT} operation --lock {shlex.quote(lock)}") as conversation:
-        conversation.send(json.dumps(_introduction(verb, reason)))
-        answer = _read(next(conversation.lines(_LOCK_TIMEOUT_SECONDS), ""))
-        if not answer.get("held"):
-            raise _refusal(database, lock, answer, conversation)
+    with ssh.converse(fleet.database, agent.COMMAND) as conversation:
+        said = agent.talk(conversation, ["operation", "--lock", lock], silence_seconds=_UNHEARD_SECONDS)
+        # Whoever has ended by now says why.
+        with suppress(OSError):
+            conversation.send(json.dumps(_introduction(verb, reason)))
+        answer = next(said)
+        if not answer["held"]:
+            raise _refusal(answer["holder"])
         over = Event()
         running = Operation(conversation)
-        Thread(
-            target=_stay_alive, args=(running, over), kwargs={"answers": answer.get("answers", False)}, daemon=True
-        ).start()
+        Thread(target=_stay_alive, args=(running, over, said), daemon=True).start()
         try:
             yield running
         except BaseException as error:
@@ -79,13 +72,7 @@ def _introduction(verb: str, reason: str) -> dict[str, str]:
     return {"who": caller.user(), "from": caller.machine(), "verb": verb, "reason": reason}
 
 
-def _refusal(database: Host, lock: str, answer: dict[str, Any], conversation: Conversation) -> OpsError:
-    if "held" not in answer:
-        return OpsError(
-            f"{database.name}: the lock {lock} could not be asked for: {conversation.failure()}; "
-            f"type: {hints.playbook(database.env, '--tags ops_agent')}"
-        )
-    holder = answer.get("holder", {})
+def _refusal(holder: Mapping[str, Any]) -> LockHeldError:
     return LockHeldError(
         f"{holder.get('who', 'somebody')} on {holder.get('from', 'another machine')} has run "
         f"ops {holder.get('verb', '?')} since {holder.get('since', 'just now')}; "
@@ -93,27 +80,14 @@ def _refusal(database: Host, lock: str, answer: dict[str, Any], conversation: Co
     )
 
 
-def _read(line: str) -> dict[str, Any]:
-    try:
-        answer = json.loads(line)
-    except ValueError:
-        return {}
-    return answer if isinstance(answer, dict) else {}
-
-
-def _stay_alive(running: Operation, over: Event, *, answers: bool) -> None:
-    """Tell the host that this side lives, and note when it answered: a line that is cut may swallow words for long.
-
-    An ops-agent of an older version answers nothing (`answers`).
-    """
-    heard = running.conversation.lines(_UNHEARD_SECONDS)
+def _stay_alive(running: Operation, over: Event, heard: Iterator[agent.Line]) -> None:
+    """Tell the host that this side lives, and note when it answered: a line that is cut may swallow words for long."""
     while not over.wait(_ALIVE_SECONDS):
         sent = time.monotonic()
         try:
             running.conversation.send("")
-            if answers:
-                next(heard)
-        except (OSError, RemoteError, StopIteration):
+            next(heard)
+        except (OSError, OpsError, StopIteration):
             running.lost.set()
             return
         running.heard = sent

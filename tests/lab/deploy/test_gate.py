@@ -199,7 +199,7 @@ def test_gate_counts_a_dag_once_whose_last_task_stands_below_the_block(tmp_path:
 
 def test_gate_leaves_nothing_on_the_host(report: dict[str, Any], host: Host) -> None:
     assert report["errors"]
-    assert host.run("ls -d /var/lib/gate-* /run/gate-config-*").stdout == ""
+    assert host.run("ls -d /var/lib/airfleet-gate/new-* /run/gate-config-*").stdout == ""
     assert host.run("systemctl list-units --plain --no-legend 'run-*.service'").stdout == ""
     assert host.run("pgrep -f '[o]ps-agent validate'").stdout == ""
 

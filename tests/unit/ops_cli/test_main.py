@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ops_cli import main
-from ops_cli.fleet import inventory, ssh
+from ops_cli.fleet import agent, inventory
 from ops_cli.fleet.inventory import Host
 
 
@@ -14,12 +14,12 @@ def _at_home(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPS_HOME", str(root))
 
 
-def answer_with(monkeypatch: pytest.MonkeyPatch, stdout: str, *, reachable: bool = True) -> None:
-    def ask(hosts: Sequence[Host], _command: str, *, timeout_seconds: float) -> list[ssh.Reply]:
-        assert timeout_seconds > 0
-        return [ssh.Reply(host, reachable, stdout) for host in hosts]
+def answer_with(monkeypatch: pytest.MonkeyPatch, report: str = "", error: str = "", *, reachable: bool = True) -> None:
+    def survey(hosts: Sequence[Host], words: Sequence[str], *, timeout_seconds: float) -> list[agent.Reply]:
+        assert (words, timeout_seconds > 0) == (["status", "--json"], True)
+        return [agent.Reply(host, reachable, json.loads(report or "{}"), error) for host in hosts]
 
-    monkeypatch.setattr(ssh, "ask", ask)
+    monkeypatch.setattr(agent, "survey", survey)
 
 
 def test_status_of_a_healthy_fleet_exits_with_0(
@@ -41,7 +41,7 @@ def test_status_of_a_degraded_fleet_exits_with_4_and_names_the_unit(
 def test_status_without_reachable_hosts_exits_with_3(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    answer_with(monkeypatch, "", reachable=False)
+    answer_with(monkeypatch, error="no login", reachable=False)
     assert main.run(["status"]) == 3
     assert "nfs1 (10.77.0.71) is unreachable" in capsys.readouterr().out
 
@@ -49,9 +49,9 @@ def test_status_without_reachable_hosts_exits_with_3(
 def test_status_survives_a_host_that_prints_no_report(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    answer_with(monkeypatch, "Welcome to Debian")
+    answer_with(monkeypatch, error="ops-agent printed 'Welcome to Debian', which is no answer")
     assert main.run(["status"]) == 4
-    assert "it printed 'Welcome to Debian'" in capsys.readouterr().out
+    assert "ops-agent printed 'Welcome to Debian'" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

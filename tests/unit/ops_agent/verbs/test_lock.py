@@ -45,6 +45,7 @@ def ask(tmp_path: Path, root: Path) -> Iterator[Ask]:
 def answer(process: subprocess.Popen[str]) -> dict[str, object]:
     assert process.stdout is not None
     said: dict[str, object] = json.loads(process.stdout.readline())
+    assert said.pop("event") == "lock"
     return said
 
 

@@ -14,8 +14,8 @@ from ops_cli.commands import deploy, releases, rollback
 from ops_cli.console.errors import OpsError
 from ops_cli.dags.hosts import Warmed
 from ops_cli.dags.source import Source
+from ops_cli.fleet.agent import LockHeldError
 from ops_cli.fleet.inventory import Inventory
-from ops_cli.fleet.lock import LockHeldError
 
 OLD, NEW = "20260101T000000Z-aaaaaaa", "20260102T000000Z-bbbbbbb"
 
@@ -71,18 +71,21 @@ class Fleet:
     def known(self, release: str) -> dict[str, Any]:
         return self.manifests.get(release, {})
 
-    def validate(self, _archive: Path, known: dict[str, Any]) -> tuple[str, bool]:
+    def validate(self, _archive: Path, known: dict[str, Any], *, keep: str) -> tuple[str, bool]:
         assert known == {"pools": {"default_pool": 128}}
+        self.kept = keep
         self.calls.append("validate")
         return json.dumps(self.report), self.refused
 
     def signer(self) -> None:
         return
 
-    def publish(self, packed: Source, validation: dict[str, Any], _work: Path) -> dict[str, Any]:
+    def publish(self, packed: Source, report: dict[str, Any]) -> dict[str, Any]:
+        # What the host has judged is what it publishes, with the report that it has made itself.
+        assert (self.kept, report) == (packed.digest, self.report)
         self.calls.append("publish")
         origin = {"commit": packed.commit, "author": packed.author, "message": packed.message}
-        self.manifests[NEW] = self.manifest(validation, packed.digest) | origin
+        self.manifests[NEW] = self.manifest(self.report, packed.digest) | origin
         return {"release": NEW}
 
     def warm(self, release: str) -> list[Warmed]:

@@ -4,16 +4,16 @@ import contextlib
 import io
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import Any
 
 import pytest
 
 from ops_cli import main
 from ops_cli.commands import failover
-from ops_cli.fleet import ssh
+from ops_cli.fleet import agent
+from ops_cli.fleet.agent import LockHeldError
 from ops_cli.fleet.conversation import RemoteError
 from ops_cli.fleet.inventory import Host, Inventory
-from ops_cli.fleet.lock import LockHeldError
 
 LEASE = {
     "epoch": 7, "holder": "sched1", "previous": "sched2", "hand_over_to": None,
@@ -39,24 +39,26 @@ class Fleet:
         self.lease: dict[str, Any] = {"lease": LEASE}
         self.result: dict[str, Any] = RESULT
         self.failure: Exception | None = None
+        self.down = ""
         self.operation: Any = None
 
-    def ask(self, hosts: Sequence[Host], command: str, *, timeout_seconds: float) -> list[ssh.Reply]:
+    def survey(self, hosts: Sequence[Host], words: Sequence[str], *, timeout_seconds: float) -> list[agent.Reply]:
         assert timeout_seconds > 0
-        self.asked.append(command.removeprefix(ssh.AGENT).strip())
+        self.asked.append(" ".join(words))
+        if self.down and hosts[0].tier == "database":
+            return [agent.Reply(host, reachable=True, error=self.down, status=3) for host in hosts]
         answers = [self.lease if host.tier == "database" else KEEPERS[host.name] for host in hosts]
-        return [
-            ssh.Reply(host, reachable=True, stdout=json.dumps(answer))
-            for host, answer in zip(hosts, answers, strict=True)
-        ]
+        return [agent.Reply(host, reachable=True, answer=answer) for host, answer in zip(hosts, answers, strict=True)]
 
-    def stream(self, host: Host, command: str, *, stdin: BinaryIO, timeout_seconds: float) -> Iterator[str]:
-        assert (host.name, command, timeout_seconds > 45) == ("pg1", f"{ssh.AGENT} lease change", True)
-        self.requests.append(json.load(stdin))
+    def lines(
+        self, host: Host, words: Sequence[str], *, stdin: str, silence_seconds: float
+    ) -> Iterator[dict[str, Any]]:
+        assert (host.name, words, silence_seconds > 45) == ("pg1", ["lease", "change"], True)
+        self.requests.append(json.loads(stdin))
         if self.failure:
             raise self.failure
-        yield json.dumps({"event": "fenced", "proved": True, "milliseconds": 4.2})
-        yield json.dumps({"result": self.result})
+        yield {"event": "fenced", "proved": True, "milliseconds": 4.2}
+        yield {"result": self.result}
 
     @contextlib.contextmanager
     def hold(self, fleet: Inventory, verb: str, *, lock: str, reason: str = "") -> Iterator[Any]:
@@ -69,8 +71,8 @@ class Fleet:
 def fleet(root: Any, monkeypatch: pytest.MonkeyPatch) -> Fleet:
     found = Fleet()
     monkeypatch.setenv("OPS_HOME", str(root))
-    monkeypatch.setattr(ssh, "ask", found.ask)
-    monkeypatch.setattr(ssh, "stream", found.stream)
+    monkeypatch.setattr(agent, "survey", found.survey)
+    monkeypatch.setattr(agent, "lines", found.lines)
     monkeypatch.setattr(failover, "operation", found.hold)
     return found
 
@@ -120,7 +122,7 @@ def test_force_is_told_to_the_agent_and_kept_in_the_audit_line(fleet: Fleet) -> 
     assert fleet.operation.result.endswith("(--force)")
 
 
-DOWN = {"error": "connection refused", "down": True}
+DOWN = "connection refused"
 
 
 @pytest.mark.parametrize(
@@ -138,6 +140,8 @@ DOWN = {"error": "connection refused", "down": True}
 def test_refusal_has_its_exit_code_and_changes_nothing(
     fleet: Fleet, capsys: pytest.CaptureFixture[str], words: list[str], answer: Any, refusal: tuple[int, str]
 ) -> None:
+    if answer == DOWN:
+        fleet.down = DOWN
     fleet.lease = answer or fleet.lease
     assert main.run(["failover", "--yes", *words]) == refusal[0]
     assert refusal[1] in capsys.readouterr().err
@@ -148,9 +152,9 @@ def test_database_host_that_cannot_be_reached_is_exit_code_3(
     fleet: Fleet, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        ssh,
-        "ask",
-        lambda hosts, *_, **__: [ssh.Reply(host, reachable=False, error="no answer") for host in hosts],
+        agent,
+        "survey",
+        lambda hosts, *_, **__: [agent.Reply(host, reachable=False, error="no answer") for host in hosts],
     )
     assert main.run(["failover", "--yes"]) == 3
     assert "pg1 is unreachable: no answer. Not checked" in capsys.readouterr().err

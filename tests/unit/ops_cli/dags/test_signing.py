@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -45,17 +46,24 @@ def sent(tmp_path: Path) -> source.Source:
 
 def published(store: Store, sent: source.Source) -> str:
     """Do what `ops deploy` has the publisher host do; return the release."""
+    tree = sent.archive.with_name("unpacked")
+    with tarfile.open(sent.archive) as arrived:
+        arrived.extractall(tree, filter="tar")
     stream = io.BytesIO()
-    source.write_header(json.dumps(sent.header(REPORT)).encode(), stream)
-    stream.write(sent.archive.read_bytes())
+    archive.pack(tree / "dags", sent.header() | {"validation": REPORT}, stream)
     stream.seek(0)
     return store.publish(stream).id
+
+
+def told(made: str, sent: source.Source) -> dict[str, Any]:
+    """Return what `ops deploy` expects of the manifest, besides the files."""
+    return {"id": made, "digest": sent.digest, "validation": REPORT, **sent.header()}
 
 
 def test_what_is_signed_is_taken_by_the_hosts(store: Store, sent: source.Source, key: Path) -> None:
     made = published(store, sent)
     text = store.text(made)
-    signing.refuse_other(text, sent.files, {"id": made, **sent.header(REPORT)})
+    signing.refuse_other(text, sent.files, told(made, sent))
     store.sign(made, signature.armored(signing.signer(str(key)).sign(text)))
     assert store.refusal(made) == ""
 
@@ -77,13 +85,13 @@ def test_manifest_that_says_anything_else_is_not_signed(store: Store, sent: sour
     made = published(store, sent)
     text = json.dumps(TAMPERED[case](json.loads(store.text(made))))
     with pytest.raises(OpsError, match=r"is not of what was sent.*nothing was signed"):
-        signing.refuse_other(text, sent.files, {"id": made, **sent.header(REPORT)})
+        signing.refuse_other(text, sent.files, told(made, sent))
 
 
 def test_machine_without_the_key_is_told_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"is not on this machine: deploy from where it is") as told:
+    with pytest.raises(UsageError, match=r"is not on this machine: deploy from where it is") as refused:
         signing.signer(str(tmp_path / "none"))
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(refused.value)
 
 
 def test_key_that_cannot_sign_is_named(tmp_path: Path) -> None:

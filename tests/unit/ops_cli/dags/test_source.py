@@ -1,15 +1,14 @@
-import io
-import json
 import subprocess
 import tarfile
 from pathlib import Path
 
 import pytest
 
-from ops_agent.dags import stream as archive
+from ops_agent.dags import stream
 from ops_cli.console.errors import OpsError, UsageError
-from ops_cli.dags import hosts, source
+from ops_cli.dags import source
 from ops_cli.fleet import caller
+from ops_release.manifest import content_digest
 
 
 def git(repository: Path, *words: str) -> str:
@@ -104,23 +103,19 @@ def test_missing_directory_is_refused(tmp_path: Path, work: Path) -> None:
 
 
 @pytest.mark.parametrize("dirty", [False, True])
-def test_stream_is_what_the_publisher_unpacks(dags: Path, work: Path, tmp_path: Path, *, dirty: bool) -> None:
+def test_packed_tree_has_on_the_host_the_digest_that_it_has_here(
+    dags: Path, work: Path, tmp_path: Path, *, dirty: bool
+) -> None:
     if dirty:
         (dags / "a.py").write_text("a = 3\n")
     packed = source.collect(dags, work, allow_dirty=dirty)
-    stream = io.BytesIO()
-    source.write_header(json.dumps(packed.header({"ok": True, "dags": ["ä" * 600]})).encode(), stream)
-    stream.write(packed.archive.read_bytes())
-    stream.seek(0)
-    release = tmp_path / "release"
-    release.mkdir()
-    # Its digest is compared with the one computed of what arrived.
-    found = archive.unpack(stream, release)
-    assert {name: entry.sha256 for name, entry in found.files.items()} | {
-        name: f"-> {target}" for name, target in found.links.items()
+    with tarfile.open(packed.archive) as arrived:
+        arrived.extractall(tmp_path / "host", filter="tar")
+    files, links = stream.contents(tmp_path / "host" / "dags")
+    assert {name: entry.sha256 for name, entry in files.items()} | {
+        name: f"-> {target}" for name, target in links.items()
     } == packed.files
-    assert found.header["commit"] == packed.commit
-    assert (release / "dags" / "link.py").read_text() == (dags / "a.py").read_text()
+    assert content_digest(files, links) == packed.digest
 
 
 def test_packed_tree_names_nobody_of_this_machine(dags: Path, work: Path) -> None:
@@ -167,28 +162,10 @@ def test_digest_is_the_hosts_whatever_may_be_executed(tmp_path: Path, work: Path
         (tree / name).chmod(mode)
     (tree / "link").symlink_to("run.sh")
     packed = source.collect(tree, work)
-    stream = io.BytesIO()
-    archive.pack(tree, {"author": "a", "message": "m"}, stream)
-    stream.seek(0)
-    with tarfile.open(fileobj=stream) as sent:
-        header = sent.extractfile("release.json")
-        assert header is not None
-        assert json.load(header)["digest"] == packed.digest
+    assert content_digest(*stream.contents(tree)) == packed.digest
     with tarfile.open(packed.archive) as written:
         modes = {member.name: member.mode for member in written if member.isfile()}
     assert modes == {"dags/a.py": 0o644, "dags/run.sh": 0o755, "dags/private.py": 0o644, "dags/setuid": 0o755}
-
-
-def test_gates_tar_keeps_no_mode_that_the_umask_forbids(tmp_path: Path) -> None:
-    tree = tmp_path / "tree"
-    tree.mkdir()
-    (tree / "s").write_text("x")
-    (tree / "s").chmod(0o4777)
-    subprocess.run(["tar", "-C", str(tree), "-cf", str(tmp_path / "s.tar"), "s"], check=True)
-    (line,) = (line for line in hosts._GATE.splitlines() if line.startswith("tar "))  # noqa: SLF001
-    script = f"umask 022; directory={tmp_path / 'out'}; mkdir $directory; {line} <{tmp_path / 's.tar'}"
-    subprocess.run(["sh", "-ec", script], check=True)
-    assert (tmp_path / "out/s").stat().st_mode & 0o7777 == 0o755
 
 
 def test_checkout_of_another_user_is_refused_with_the_reason_of_git(
