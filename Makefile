@@ -44,7 +44,7 @@ test-lint: .venv/.locked ## ruff, mypy, yamllint, ansible-lint, shellcheck
 	ansible-lint
 
 test-unit: .venv/.locked ## pure Python, no machine
-	$(PYTEST) -n auto tests/unit tests/simulation
+	$(PYTEST) tests/unit tests/simulation
 
 test-simulation: .venv/.locked ## the scheduler lease through 100,000 schedules of faults
 	python -m tests.simulation.run

@@ -24,6 +24,11 @@ eth0 000200C0 00000000 0001 0 0 0 00FFFFFF 0 0 0
 VPN = "tun0 0000000A 00000000 0001 0 0 0 000000FF 0 0 0\n"
 
 
+def beside(name: str) -> str:
+    """Return a command of this environment's: PATH has it only under make."""
+    return str(Path(sys.executable).with_name(name))
+
+
 def load(role: str, module: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(module, ROOT / f"roles/{role}/library/{module}.py")
     assert spec is not None
@@ -137,7 +142,7 @@ def test_share_host_gets_its_bind_and_system_call() -> None:
 
 
 def test_lab_addresses_are_unique_and_on_the_bridge() -> None:
-    command = ["ansible-inventory", "-i", "inventories/lab", "--list"]
+    command = [beside("ansible-inventory"), "-i", "inventories/lab", "--list"]
     listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     hosts = json.loads(listing)["_meta"]["hostvars"]
     addresses = [ipaddress.IPv4Address(host["ansible_host"]) for host in hosts.values()]
@@ -149,7 +154,7 @@ def test_lab_addresses_are_unique_and_on_the_bridge() -> None:
 def refuse(tmp_path: Path, **variables: object) -> str:
     """Run create-lab where it cannot work, in a directory of its own, and return why it refused."""
     extra = {"lab_host_root": str(tmp_path / "lab"), "lab_host_bridge": "lab7", "lab_host_address": "10.79.0.1/24"}
-    command = ["ansible-playbook", "-e", json.dumps(extra | variables), "ansible/playbooks/create-lab.yml"]
+    command = [beside("ansible-playbook"), "-e", json.dumps(extra | variables), "ansible/playbooks/create-lab.yml"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode != 0, done.stdout
     assert not (tmp_path / "lab").exists()

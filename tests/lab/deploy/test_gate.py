@@ -49,7 +49,7 @@ NASTY: dict[str, tuple[str, str, int]] = {
     "dies": ("import os\nos._exit(3)\n", "exits", 6),
     "killed": ("import os\nos.kill(os.getpid(), 9)\n", "died", 1),
     "hangs": ("import time\n\ndef wait():\n    time.sleep(999)\n\nwait()\n", "hangs", 8),
-    "spins": ("while True:\n    pass\n", "hangs", 5),
+    "spins": ("while True: pass\n", "hangs", 5),
     "eats": ("x = []\nwhile True:\n    x.append(bytearray(50_000_000))\n", "memory", 7),
     "prints": ('print("here")\n' + OK.format(name="prints"), "output", 5),
     "slow": ("import time\ntime.sleep(2.5)\n" + OK.format(name="slow"), "slow", 1),
@@ -147,6 +147,8 @@ def test_gate_refuses_a_link_by_which_airflow_would_come_to_a_directory_twice(
 
 def test_gate_lets_a_second_name_of_a_directory_be_that_airflow_ignores(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
+    # A release has no empty directories.
+    (tmp_path / "sub" / "helper.py").write_text("A = 1\n")
     (tmp_path / "fine.py").write_text(DAG + OK.format(name="fine"))
     (tmp_path / "same").symlink_to("sub")
     (tmp_path / ".airflowignore").write_text("same\n")

@@ -3,6 +3,7 @@
 import json
 import os
 import runpy
+import shlex
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -18,7 +19,21 @@ AGENT = "/var/tmp/ops-agent-under-test"  # noqa: S108
 REASON = 'it\'s "late";\n$(reboot) \\ DROP TABLE job; ü'
 KEYS = {"kind", "from", "to", "epoch", "fenced", "pause_s", "first_task_s", "orphans", "orphans_adopted_s"}
 
+# The agent is told its database by /etc/ops-agent/agent.json alone: for it that file says another port.
+ELSEWHERE = f"""
+told=$(mktemp)
+trap 'rm -f "$told"' EXIT
+sed 's/"database_port": [0-9]*/"database_port": {{port}}/' /etc/ops-agent/agent.json >"$told"
+mount --bind "$told" /etc/ops-agent/agent.json
+python3 {AGENT} lease {{action}}
+"""
+
 Agent = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def typed(action: str, port: int) -> str:
+    """Return what is typed on the database host."""
+    return f"sudo PGHOST=/tmp unshare --mount sh -ec {shlex.quote(ELSEWHERE.format(port=port, action=action))}"
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +45,13 @@ def agent() -> Iterator[Agent]:
     subprocess.run([*SSH, f"sudo tee {AGENT} >/dev/null"], input=packed, check=True, timeout=30)
 
     def run(action: str, port: int = PORT, **request: Any) -> subprocess.CompletedProcess[str]:
-        command = f"sudo PGHOST=/tmp PGPORT={port} python3 {AGENT} lease {action}"
         return subprocess.run(
-            [*SSH, command], input=json.dumps(request), capture_output=True, text=True, timeout=90, check=False
+            [*SSH, typed(action, port)],
+            input=json.dumps(request),
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
         )
 
     yield run
@@ -157,7 +176,7 @@ def test_change_of_another_epoch_than_was_seen_changes_nothing(
 def test_killed_asker_leaves_a_change_that_completes(pair: tuple[Running, Running], agent: Agent) -> None:
     active, standby = pair
     until(lambda: standby.health()["ready"])
-    command = f"sudo PGHOST=/tmp PGPORT={PORT} python3 {AGENT} lease change"
+    command = typed("change", PORT)
     with subprocess.Popen([*SSH, command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as asking:
         assert asking.stdin
         assert asking.stdout

@@ -150,5 +150,5 @@ def test_standby_calls_itself_ready_when_the_database_does(cluster: Cluster, pai
     cluster.admin("UPDATE ops.keeper SET ready = false")
     standby.start()
     until(lambda: standby.health()["ready"])
-    assert cluster.ask("ops", "SELECT ops.hand_over(%s, 'test')", standby.host)
+    assert cluster.ask("postgres", "SELECT ops.hand_over(%s, 'test')", standby.host)
     assert_taken_over(cluster, active, standby, "test")

@@ -40,7 +40,7 @@ def folder(publisher: Machine) -> Iterator[str]:
     path = f"{SHARE}/lab-test-{secrets.token_hex(4)}"
     publish(publisher, f"mkdir {path} && echo seventeen > {path}/dag.py")
     yield path
-    publisher.check_output(f"rm -r {path}")
+    publish(publisher, f"rm -r {path}")
 
 
 def publish(machine: Machine, script: str) -> str:
