@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +36,10 @@ def unpacked(root: Path = ROOT) -> Iterator[Path]:
     root.mkdir(mode=0o755, parents=True, exist_ok=True)
     # What a reboot cut off, and what nobody published.
     for left in root.iterdir():
-        if time.time() - left.stat().st_mtime > _KEEP_SECONDS:
-            shutil.rmtree(left, ignore_errors=True)
+        # Another gate may be taking its own away at this moment.
+        with suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > _KEEP_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
     work = Path(tempfile.mkdtemp(prefix="new-", dir=root))
     try:
         # The gate itself runs as nobody of this host.

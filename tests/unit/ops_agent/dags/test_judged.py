@@ -101,6 +101,13 @@ def test_what_nobody_published_is_removed_after_a_day(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [new]
 
 
+def test_tree_that_another_gate_takes_away_meanwhile_is_passed_over(tmp_path: Path) -> None:
+    # Listed and not there, as what another gate has just finished with.
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    done = unpack(tmp_path, packed(TREE))
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 @pytest.mark.parametrize("wanted", ["", "..", "../../etc", "f" * 64])
 def test_digest_that_names_no_tree_is_refused(tmp_path: Path, wanted: str) -> None:
     with pytest.raises(ReleaseError, match="let no tree"), judged.taken(wanted, tmp_path):
