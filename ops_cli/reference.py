@@ -19,7 +19,7 @@ Where the inventory has an encrypted vault, `ANSIBLE_VAULT_PASSWORD_FILE` names 
 Answers go to stdout, talk and errors to stderr. `NO_COLOR` is honoured. The environment is that of `--env`, before or
 after the command, else `OPS_ENV`, else the lab.
 
-The shell completes commands, options, environments and hosts after `eval "$(_OPS_COMPLETE=bash_source ops)"` in
+The shell completes commands, options and their fixed values after `eval "$(_OPS_COMPLETE=bash_source ops)"` in
 ~/.bashrc (`zsh_source` in ~/.zshrc, or fish's `_OPS_COMPLETE=fish_source ops | source`).
 """
 
